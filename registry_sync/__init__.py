@@ -1,0 +1,1 @@
+"""Turns model-registry metadata into affinity features, preloading and retraining triggers."""

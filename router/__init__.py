@@ -1,0 +1,1 @@
+"""The router: drives the core in real time, between clients and GPU nodes."""
