@@ -1,0 +1,76 @@
+"""How one node is chosen: filter, score, pick, guard."""
+
+from dataclasses import dataclass, field, replace
+
+from ccr.eligibility import eligible, reasons
+from ccr.errors import NoEligibleNodeError, PolicyError
+from ccr.guard import BoundedLoad
+from ccr.picker import draw
+from ccr.policy import Policy
+from ccr.types import Decision, Fleet, Mask, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A policy, what stands behind it, and the guard; replaced as one value when any of them changes.
+
+    Args:
+        policy: proposes.
+        fallback: scores instead when the policy fails; must not fail itself.
+        guard: disposes.
+    """
+
+    policy: Policy
+    fallback: Policy
+    guard: BoundedLoad = field(default_factory=BoundedLoad)
+
+    def decide(self, request: Request, fleet: Fleet, u: float, exclude: Mask | None = None) -> Decision:
+        """One node for the request, by the policy or, where that fails, by the fallback.
+
+        Args:
+            request: with ``model`` resolved.
+            fleet: the nodes now; not changed.
+            u: the draw, in [0, 1).
+            exclude: nodes that already failed this request, shape ``(n,)``.
+
+        Raises:
+            NoEligibleNodeError: if the action mask is empty.
+        """
+        try:
+            return decide(request, fleet, self.policy, self.guard, u, exclude)
+        except PolicyError as failure:
+            decision = decide(request, fleet, self.fallback, self.guard, u, exclude)
+            return replace(decision, fallback=str(failure) or type(failure).__name__)
+
+
+def decide(
+    request: Request, fleet: Fleet, policy: Policy, guard: BoundedLoad, u: float, exclude: Mask | None = None
+) -> Decision:
+    """One node by one policy; same arguments, same decision.
+
+    Raises:
+        NoEligibleNodeError: if the action mask is empty.
+        PolicyError: if the policy gives no usable scores.
+    """
+    mask = eligible(request, fleet, exclude)
+    if not mask.any():
+        raise NoEligibleNodeError(request.model, reasons(request, fleet, exclude))
+    scores = policy.scores(request, fleet)
+    probabilities = policy.picker.probabilities(scores, mask)
+    chosen = drawn = draw(probabilities, u)
+    executed, target = guard.executed(probabilities, scores, mask, fleet)
+    if target is not None and executed[drawn] == 0.0:
+        chosen = target
+    return Decision(
+        request_id=request.id,
+        node_id=fleet.specs[chosen].id,
+        index=chosen,
+        policy=policy.name,
+        propensity=float(executed[chosen]),
+        u=u,
+        drawn_id=fleet.specs[drawn].id,
+        guard_reason="bounded_load" if chosen != drawn else "",
+        scores=scores,
+        probabilities=executed,
+        mask=mask,
+    )

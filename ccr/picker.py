@@ -1,0 +1,112 @@
+"""From scores to one node: the only place that knows the propensity."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ccr.errors import PolicyError
+from ccr.types import Mask, Probabilities, Scores
+
+
+class Picker(Protocol):
+    """Turns scores into a distribution over the eligible nodes."""
+
+    def probabilities(self, scores: Scores, mask: Mask) -> Probabilities:
+        """Probability of each node; zero where ``mask`` is false.
+
+        Args:
+            scores: one per node, higher preferred, shape ``(n,)``.
+            mask: true where the node may be chosen, shape ``(n,)``, not all false.
+
+        Returns:
+            Shape ``(n,)``, sums to 1.
+
+        Raises:
+            PolicyError: if no eligible node has a finite score, or one is NaN or ``+inf``.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy:
+    """The best score; equal best scores share."""
+
+    def probabilities(self, scores: Scores, mask: Mask) -> Probabilities:
+        """Uniform over the best eligible nodes."""
+        eligible = _eligible(scores, mask)
+        best = eligible == eligible.max()
+        shares: Probabilities = best / np.count_nonzero(best)
+        return shares
+
+
+GREEDY = Greedy()
+
+
+@dataclass(frozen=True, slots=True)
+class Exploring:
+    """Another picker, but with probability ``epsilon`` any eligible node.
+
+    Args:
+        epsilon: share of exploration, in [0, 1].
+        inner: how the rest is picked.
+    """
+
+    epsilon: float
+    inner: Picker = GREEDY
+
+    def probabilities(self, scores: Scores, mask: Mask) -> Probabilities:
+        """Every eligible node gets at least ``epsilon / m``, m the number of eligible nodes."""
+        explore = mask / np.count_nonzero(mask)
+        exploit = self.inner.probabilities(scores, mask)
+        mixed: Probabilities = self.epsilon * explore + (1.0 - self.epsilon) * exploit
+        return mixed
+
+
+@dataclass(frozen=True, slots=True)
+class BestOfTwo:
+    """The better of two distinct eligible nodes taken at random: power of two choices, exactly.
+
+    Nobody rolls two dice here: of the m(m-1)/2 pairs, a node wins those with a worse partner and half
+    of those with an equal one, so its probability follows from its rank.
+    """
+
+    def probabilities(self, scores: Scores, mask: Mask) -> Probabilities:
+        """Wins over pairs, shape ``(n,)``; certain where only one node is eligible."""
+        eligible = _eligible(scores, mask)
+        m = np.count_nonzero(mask)
+        if m == 1:
+            return mask.astype(np.float64)
+        candidates = eligible[mask]
+        better = (candidates[:, None] > candidates[None, :]).sum(axis=1)
+        equal = (candidates[:, None] == candidates[None, :]).sum(axis=1) - 1
+        probabilities = np.zeros(len(mask))
+        probabilities[mask] = (better + 0.5 * equal) / (m * (m - 1) / 2)
+        return probabilities
+
+
+BEST_OF_TWO = BestOfTwo()
+
+
+def draw(probabilities: Probabilities, u: float) -> int:
+    """The node at quantile ``u`` of the distribution.
+
+    Args:
+        probabilities: shape ``(n,)``, non-negative, not all zero.
+        u: in [0, 1).
+
+    Returns:
+        An index with positive probability.
+    """
+    cumulative = probabilities.cumsum()
+    chosen = int(cumulative.searchsorted(u * cumulative[-1], side="right"))
+    if chosen == len(probabilities):  # u so close to 1 that the product rounded up to the total
+        chosen = int(np.flatnonzero(probabilities)[-1])
+    return chosen
+
+
+def _eligible(scores: Scores, mask: Mask) -> Scores:
+    eligible = np.where(mask, scores, -np.inf)
+    best = eligible.max()
+    if not -np.inf < best < np.inf:
+        raise PolicyError(f"no usable score: the best of the eligible nodes is {best}")
+    return eligible

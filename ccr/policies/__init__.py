@@ -1,0 +1,26 @@
+"""Every policy a router can run by name; operator scripts come in through ``ccr.policies.script``."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from ccr.policies.article import Article
+from ccr.policies.hot_cold import HotCold
+from ccr.policies.least_request import LeastRequest, PowerOfTwo
+from ccr.policies.random import Random
+from ccr.policies.round_robin import RoundRobin
+from ccr.policies.session_affinity import SessionAffinity
+from ccr.policy import Policy
+
+POLICIES: Mapping[str, Callable[..., Policy]] = MappingProxyType(
+    {
+        "random": Random,
+        "round_robin": RoundRobin,
+        "least_request": LeastRequest,
+        "power_of_two": PowerOfTwo,
+        "hot_cold": HotCold,
+        "article": Article,
+        "session_affinity": SessionAffinity,
+    }
+)
+#: The name under which an operator script runs; it needs a file, so it is not built from the table.
+SCRIPT = "script"
