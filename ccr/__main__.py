@@ -1,0 +1,5 @@
+"""``python -m ccr`` is ``ccr``."""
+
+from ccr.cli import main
+
+main()

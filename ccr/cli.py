@@ -1,0 +1,111 @@
+"""The command line: a literal table of commands, each imported only when it is used."""
+
+import importlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from ccr.errors import CCRError
+from ccr.version import __version__
+
+#: Command -> (where it is, one line of help). The help stands here so that ``ccr --help`` imports nothing.
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "serve": ("router.cli:serve", "Run the router."),
+    "demo": ("router.demo:demo", "Emulated nodes, the router, a load, and a comparison of policies."),
+    "node": ("envs.cli:node", "Run emulated GPU nodes."),
+    "replay": ("router.replay:replay", "Send a request trace to a router or a node."),
+    "status": ("router.cli:status", "Show the nodes of a running router."),
+    "decisions": ("router.cli:decisions", "Show the latest decisions of a running router."),
+    "drain": ("router.cli:drain", "Take a node out of rotation, or put it back."),
+    "policy": ("router.cli:policy", "Show, switch or reload the policy of a running router."),
+    "config": ("router.cli:config", "Check a config file, or show what is in force."),
+    "key": ("router.cli:key", "Make API keys."),
+}
+
+
+WIDE = 220
+"""Columns of a table that nobody looks at on a terminal."""
+
+
+class LazyGroup(click.Group):
+    """Looks commands up in :data:`COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command, imported now."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, attribute = entry[0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The list of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ccr-autopilot")
+def cli() -> None:
+    """CCR Autopilot routes inference requests to GPU nodes with a policy that learns from what happened."""
+
+
+def main() -> None:
+    """Entry point of ``ccr`` and ``ccr-autopilot``: errors of ours are one clear message and exit code 1."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except CCRError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+def print_table(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, title: str = ""
+) -> None:
+    """Rows as a table for people, or as a JSON list for programs.
+
+    Args:
+        rows: what to print.
+        columns: the keys people see, in order; JSON gets every key.
+        as_json: which of the two.
+        title: above the table.
+    """
+    rows = list(rows)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, default=str))
+        return
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only people need it, and it is slow to import
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD)
+    for column in columns:
+        is_number = bool(rows) and all(isinstance(row.get(column), int | float) for row in rows)
+        table.add_column(column.replace("_", " "), justify="right" if is_number else "left")
+    for row in rows:
+        table.add_row(*[_cell(row.get(column)) for column in columns])
+    # Into a pipe or a file goes the whole table, not what would fit on an 80-column screen.
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return " ".join(str(item) for item in sorted(value, key=str))
+    return str(value)

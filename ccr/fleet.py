@@ -1,0 +1,347 @@
+"""The live fleet: turns readings, dispatches and outcomes into the columns that policies see."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ccr.outlier import Health, OutlierRules, Phase
+from ccr.types import COLUMNS, UNKNOWN, Fleet, Mask, NodeSpec, Outcome, Reading, Request
+
+_ROW = {name: row for row, name in enumerate(COLUMNS)}
+_MEASURED = ("gpu_free_gib", "running", "waiting", "kv_used")
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRules:
+    """Constants of the live fleet.
+
+    Args:
+        stale_after_s: a reading older than this is masked to a neutral value.
+        qps_window_s: time constant of the decayed request rate.
+        latency_weight: weight of a new observation in the mean latency.
+        penalty_s: latency charged for a failure, so that failing fast never looks fast.
+        grid_s: columns that depend on time are refreshed at most this often.
+        max_backoff_s: longest a node is left alone for its ``429``.
+        outlier: when a node leaves rotation.
+    """
+
+    stale_after_s: float = 2.0
+    qps_window_s: float = 5.0
+    latency_weight: float = 0.1
+    penalty_s: float = 30.0
+    grid_s: float = 0.01
+    max_backoff_s: float = 30.0
+    outlier: OutlierRules = field(default_factory=OutlierRules)
+
+
+class NodeState:
+    """One incarnation of a node: what leases hold on to.
+
+    It outlives its place in the fleet: a release after the node left lands here, and nowhere else, so
+    a node that returns under the same name starts from its own zero.
+    """
+
+    __slots__ = (
+        "backoff_until_s",
+        "boot_id",
+        "draining",
+        "health",
+        "index",
+        "inflight",
+        "inflight_by_model",
+        "last_dispatch_s",
+        "latency_s",
+        "load_s",
+        "loading",
+        "qps",
+        "reading",
+        "reading_s",
+        "reported",
+        "requests",
+        "spec",
+    )  # fmt: skip
+
+    def __init__(self, spec: NodeSpec, rules: FleetRules, now_s: float, *, joined_late: bool) -> None:
+        self.spec = spec
+        self.index = -1
+        self.inflight = 0
+        self.inflight_by_model: dict[str, int] = {}
+        self.reported: frozenset[str] = frozenset() if spec.loads_on_demand else spec.models
+        self.loading: frozenset[str] = frozenset()
+        self.load_s: dict[str, float] = {}
+        self.reading = Reading()
+        self.reading_s = -math.inf
+        self.boot_id = ""
+        self.health = Health(rules.outlier, healthy_since_s=now_s if joined_late else -1e18)
+        self.draining = False
+        self.backoff_until_s = -math.inf
+        self.qps = 0.0
+        self.last_dispatch_s = -math.inf
+        self.latency_s = 0.0
+        self.requests = 0
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """Models reported resident, or in flight here: a node with one in flight has it or is loading it."""
+        if self.inflight_by_model.keys() <= self.reported:
+            return self.reported
+        return self.reported | self.inflight_by_model.keys()
+
+
+class LiveFleet:
+    """Owns the columns; everything that happens to a node goes through here.
+
+    Args:
+        rules: constants.
+        specs: the nodes at the start.
+        now_s: the moment.
+    """
+
+    def __init__(
+        self, rules: FleetRules | None = None, specs: Sequence[NodeSpec] = (), now_s: float = 0.0
+    ) -> None:
+        self.rules = rules or FleetRules()
+        self.states: list[NodeState] = []
+        self.panic = False
+        self.ejections_total = 0
+        self._by_id: dict[str, NodeState] = {}
+        self._due_s = -math.inf
+        self._rebuild([NodeState(spec, self.rules, now_s, joined_late=False) for spec in specs], now_s)
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def state(self, node_id: str) -> NodeState | None:
+        """The node's present incarnation; ``None`` if it is not in the fleet."""
+        return self._by_id.get(node_id)
+
+    def at(self, now_s: float) -> Fleet:
+        """The fleet as it stands at ``now_s``: live read-only columns, valid until the next event."""
+        if now_s >= self._due_s:
+            self._refresh(now_s)
+        return self._view
+
+    # Membership
+
+    def replace(self, specs: Iterable[NodeSpec], now_s: float) -> tuple[list[str], list[str]]:
+        """Make ``specs`` the fleet; a node whose spec is unchanged keeps its state.
+
+        Returns:
+            Ids that joined and ids that left. A changed spec appears in both: it is a new incarnation.
+        """
+        late = bool(self.states)
+        joined: list[str] = []
+        states: list[NodeState] = []
+        for spec in specs:
+            known = self._by_id.get(spec.id)
+            if known is None or known.spec != spec:
+                known = NodeState(spec, self.rules, now_s, joined_late=late)
+                joined.append(spec.id)
+            states.append(known)
+        left = [state.spec.id for state in self.states if state not in states]
+        self._rebuild(states, now_s)
+        return joined, left
+
+    def drain(self, node_id: str, *, draining: bool, now_s: float) -> None:
+        """Take a node out of rotation while its requests finish, or put it back.
+
+        Raises:
+            KeyError: if there is no such node.
+        """
+        self._by_id[node_id].draining = draining
+        self._refresh(now_s)
+
+    # What happens to a node
+
+    def observe(self, node_id: str, reading: Reading, now_s: float) -> bool:
+        """Take in a telemetry reading.
+
+        Returns:
+            Whether the node turned out to be a new incarnation (it restarted).
+        """
+        state = self._by_id.get(node_id)
+        if state is None:
+            return False
+        restarted = bool(reading.boot_id and state.boot_id and reading.boot_id != state.boot_id)
+        if restarted:
+            state = self._reincarnate(state, now_s)
+        state.boot_id = reading.boot_id or state.boot_id
+        state.reading, state.reading_s = reading, now_s
+        state.load_s.update(reading.load_s)
+        if reading.loading is not None:
+            state.loading = reading.loading
+        if reading.loaded is not None and reading.loaded != state.reported:
+            state.reported = reading.loaded
+            self._residency(state)
+        self._refresh(now_s)
+        return restarted
+
+    def dispatched(self, state: NodeState, request: Request, now_s: float) -> None:
+        """Count a request as in flight at the node; only the ledger calls this."""
+        state.requests += 1
+        state.inflight += 1
+        here = state.inflight_by_model.get(request.model, 0)
+        state.inflight_by_model[request.model] = here + 1
+        window_s = self.rules.qps_window_s
+        state.qps = state.qps * math.exp(-max(now_s - state.last_dispatch_s, 0.0) / window_s) + 1.0 / window_s
+        state.last_dispatch_s = now_s
+        if state.index >= 0:
+            self._columns[_ROW["inflight"], state.index] = state.inflight
+            self._columns[_ROW["qps"], state.index] = state.qps
+            if not here and request.model not in state.reported:
+                self._residency(state)
+            if state.spec.max_inflight or state.health.phase is Phase.PROBING:
+                self._availability(state, now_s)
+
+    def finished(self, state: NodeState, model: str) -> None:
+        """Count a request as no longer in flight; only the ledger calls this."""
+        state.inflight -= 1
+        here = state.inflight_by_model[model] - 1
+        if here:
+            state.inflight_by_model[model] = here
+        else:
+            del state.inflight_by_model[model]
+        if state.index >= 0:
+            self._columns[_ROW["inflight"], state.index] = state.inflight
+            if not here and model not in state.reported:
+                self._residency(state)
+            if state.spec.max_inflight or state.health.phase is Phase.PROBING:
+                self._availability(state, self._view.now_s)
+
+    def record(
+        self,
+        state: NodeState,
+        outcome: Outcome,
+        latency_s: float,
+        now_s: float,
+        u: float,
+        *,
+        refused: bool = False,
+    ) -> bool:
+        """Learn from how a request at the node ended, for its latency and its place in rotation.
+
+        Args:
+            state: the incarnation that served it.
+            outcome: how it ended.
+            latency_s: from dispatch to the end.
+            now_s: the moment.
+            u: jitter draw for an ejection, in [0, 1).
+            refused: nothing listened at the node.
+
+        Returns:
+            Whether this ejected the node.
+        """
+        if not outcome.is_censored:
+            seen_s = max(latency_s, self.rules.penalty_s) if outcome.is_node_failure else latency_s
+            weight = self.rules.latency_weight if state.latency_s else 1.0
+            state.latency_s += weight * (seen_s - state.latency_s)
+        before = state.health.phase
+        state.health.record(outcome, now_s, u, refused=refused, may_eject_softly=self._may_eject_softly())
+        ejected = state.health.phase is Phase.EJECTED and before is not Phase.EJECTED
+        self.ejections_total += ejected
+        if state.index >= 0:
+            self._columns[_ROW["latency_s"], state.index] = state.latency_s
+            if state.health.phase is not before:
+                self._availability(state, now_s)
+        return ejected
+
+    def back_off(self, state: NodeState, retry_after_s: float, now_s: float) -> None:
+        """Leave a node alone that answered ``429``, as long as it asked for, within reason."""
+        state.backoff_until_s = now_s + min(max(retry_after_s, 0.0), self.rules.max_backoff_s)
+        if state.index >= 0:
+            self._availability(state, now_s)
+
+    def served(self, state: NodeState, model: str) -> None:
+        """A request for the model succeeded there, so the model is resident, whatever the last reading says."""
+        if model not in state.reported and state.spec.loads_on_demand:
+            state.reported |= {model}
+            self._residency(state)
+
+    # Inside
+
+    def _rebuild(self, states: list[NodeState], now_s: float) -> None:
+        for state in self.states:
+            state.index = -1
+        self.states = states
+        self._by_id = {state.spec.id: state for state in states}
+        n = len(states)
+        self._columns = np.zeros((len(COLUMNS), n))
+        self._available: Mask = np.zeros(n, dtype=np.bool_)
+        self._why = [""] * n
+        self._loaded = [state.loaded for state in states]
+        for i, state in enumerate(states):
+            state.index = i
+            self._columns[_ROW["inflight"], i] = state.inflight
+            self._columns[_ROW["latency_s"], i] = state.latency_s
+        self._view = Fleet(
+            [state.spec for state in states], self._columns, self._available, self._loaded, self._why, now_s
+        )
+        self._refresh(now_s)
+
+    def _reincarnate(self, old: NodeState, now_s: float) -> NodeState:
+        fresh = NodeState(old.spec, self.rules, now_s, joined_late=True)
+        fresh.draining = old.draining
+        self._rebuild([fresh if state is old else state for state in self.states], now_s)
+        return fresh
+
+    def _residency(self, state: NodeState) -> None:
+        if state.index >= 0:
+            self._loaded[state.index] = state.loaded
+            self._view.residency_changed()
+
+    def _refresh(self, now_s: float) -> None:
+        """Bring the columns that depend on time up to date."""
+        self._due_s = now_s + self.rules.grid_s
+        self._view.now_s = now_s
+        if not self.states:
+            return
+        columns = self._columns
+        fresh: list[bool] = []
+        for i, state in enumerate(self.states):
+            age_s = now_s - state.reading_s
+            columns[_ROW["telemetry_age_s"], i] = min(age_s, UNKNOWN)
+            fresh.append(age_s <= self.rules.stale_after_s)
+            columns[_ROW["qps"], i] = state.qps * math.exp(
+                -max(now_s - state.last_dispatch_s, 0.0) / self.rules.qps_window_s
+            )
+            columns[_ROW["ramp"], i] = state.health.ramp(now_s)
+            total = state.reading.gpu_total_gib or state.spec.gpu_total_gib
+            columns[_ROW["gpu_total_gib"], i] = total
+            columns[_ROW["room_gib"], i] = total or UNKNOWN
+            self._availability(state, now_s)
+        for name in _MEASURED:
+            values = [
+                getattr(state.reading, name) if is_fresh else None
+                for state, is_fresh in zip(self.states, fresh, strict=True)
+            ]
+            known = [value for value in values if value is not None]
+            neutral = sum(known) / len(known) if known and name == "gpu_free_gib" else 0.0
+            columns[_ROW[name]] = [neutral if value is None else value for value in values]
+
+    def _availability(self, state: NodeState, now_s: float) -> None:
+        state.health.advance(now_s)
+        why = self._why_unavailable(state, now_s)
+        self._why[state.index] = why
+        self._available[state.index] = not why
+
+    def _why_unavailable(self, state: NodeState, now_s: float) -> str:
+        health = state.health
+        if state.draining:
+            return "draining"
+        if health.phase is Phase.EJECTED:
+            return f"ejected for {health.until_s - now_s:.0f} s ({health.why})"
+        if health.phase is Phase.PROBING and state.inflight:
+            return f"on probation, one probe under way ({health.why})"
+        if now_s < state.backoff_until_s:
+            return f"asked to be left alone for {state.backoff_until_s - now_s:.0f} s (429)"
+        if state.spec.max_inflight and state.inflight >= state.spec.max_inflight:
+            return f"full ({state.inflight} in flight)"
+        return ""
+
+    def _may_eject_softly(self) -> bool:
+        out = sum(1 for state in self.states if state.health.phase is Phase.EJECTED and not state.health.hard)
+        allowed = int(len(self.states) * self.rules.outlier.soft_share)
+        self.panic = len(self.states) > 1 and out >= allowed
+        return out < allowed

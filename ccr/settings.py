@@ -1,0 +1,517 @@
+"""Every setting of the router: one ``config.yaml``, ``CCR_*`` environment variables on top, unknown keys refused.
+
+Durations are written ``30s``, ``500ms``, ``2m`` or as seconds; behind this module they are seconds.
+A field ``idle_timeout_s`` is the key ``idle_timeout`` in the file.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ccr.errors import ConfigError
+from ccr.fleet import FleetRules
+from ccr.guard import BoundedLoad
+from ccr.outlier import OutlierRules
+from ccr.policies import POLICIES, SCRIPT
+from ccr.versions import DEFAULT_LOAD_GIB_PER_S, Catalogue, ModelEntry, Version
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h)\s*")
+
+
+def seconds(value: object) -> object:
+    """``"30s"``, ``"500ms"``, ``"2m"``, ``"1h"`` or a number, as seconds.
+
+    Raises:
+        ValueError: if it is a text in another form.
+    """
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value)
+    if match:
+        return float(match[1]) * _UNITS_S[match[2]]
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is no duration: write 30s, 500ms, 2m, 1h, or a number of seconds"
+        ) from None
+
+
+Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0.0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys refused, ``_s`` dropped from the keys of durations."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        alias_generator=lambda name: name.removesuffix("_s"),
+    )
+
+
+class ServerSettings(Section):
+    """The data listener: `/route`, `/v1/*`, `/metrics`, `/healthz`, `/readyz`."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` inside a container.")
+    port: int = Field(8090, ge=0, le=65535, description="Port; 0 takes a free one and logs it.")
+    max_body_bytes: int = Field(
+        8 * 2**20, gt=0, description="Larger request bodies are refused with 413 before they are read."
+    )
+    max_headers: int = Field(64, gt=0, description="Requests with more headers are refused with 431.")
+    max_header_bytes: int = Field(
+        32 * 2**10, gt=0, description="Requests with larger headers are refused with 431."
+    )
+    body_timeout_s: Seconds = Field(30.0, description="Time a client may take to send its body.")
+    max_connections: int = Field(
+        4096, gt=0, description="Connections and requests above this get 503 at once."
+    )
+    metrics: bool = Field(
+        default=True, description="Serve `/metrics` on the data listener too; the admin listener always does."
+    )
+    allowed_hosts: tuple[str, ...] = Field((), description="Host headers to accept; empty accepts all.")
+    drain_s: Seconds = Field(30.0, description="After SIGTERM, time for requests under way to finish.")
+    drain_grace_s: Seconds = Field(
+        0.0,
+        description="After SIGTERM, time new connections are still accepted while `/readyz` already says no (set it to your load balancer's probe period).",
+    )
+
+
+class AdminSettings(Section):
+    """The admin listener, with its own token: policy reload, drain, status."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8091, ge=0, le=65535, description="Port; 0 takes a free one and logs it.")
+    token: SecretStr | None = Field(
+        None,
+        description="Bearer token. Unset: one is made at start and written to `token_file`. Better given as `CCR_ADMIN__TOKEN`.",
+    )
+    token_file: Path | None = Field(
+        None,
+        description="Where the made token is kept (mode 0600) for the commands on this machine; "
+        "`~/.ccr/admin-PORT.token` when left out.",
+    )
+
+    def where_token_is(self, port: int | None = None) -> Path:
+        """The token file; ``port`` where the listener took another than the configured one."""
+        return self.token_file or Path.home() / ".ccr" / f"admin-{port or self.port}.token"
+
+
+class PolicySettings(Section):
+    """What chooses the node."""
+
+    name: str = Field("hot_cold", description=f"One of {', '.join([*POLICIES, SCRIPT])}.")
+    script: Path | None = Field(
+        None, description="The operator's policy script; makes `name` default to `script`."
+    )
+    fallback: str = Field(
+        "hot_cold", description="Scores instead when the policy fails; any built-in policy."
+    )
+    options: dict[str, float] = Field(
+        {}, description="Numbers the policy takes, e.g. `cold_start_penalty` of `least_request`."
+    )
+    exploration: float = Field(
+        0.0, ge=0.0, le=1.0, description="Share of decisions that go to any eligible node."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _script_implies_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("script") and "name" not in values:
+            return {**values, "name": SCRIPT}
+        return values
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        if self.name not in {*POLICIES, SCRIPT}:
+            raise ValueError(f"no policy is called {self.name!r}; there are {', '.join([*POLICIES, SCRIPT])}")
+        if self.name == SCRIPT and self.script is None:
+            raise ValueError("policy 'script' needs `script: PATH`")
+        if self.fallback not in POLICIES:
+            raise ValueError(
+                f"no built-in policy is called {self.fallback!r}; there are {', '.join(POLICIES)}"
+            )
+        return self
+
+
+class GuardSettings(Section):
+    """The bounded-load guard; it stands behind every policy and cannot be switched off."""
+
+    factor: float = Field(
+        2.0, ge=1.0, le=10.0, description="No eligible node gets above this many times their mean in-flight."
+    )
+    min_inflight: int = Field(4, ge=1, description="A node with fewer requests is never over.")
+
+
+class NodeSettings(Section):
+    """One GPU node."""
+
+    url: str = Field(description="Base URL, `http://host:port`.")
+    id: str = Field("", description="Unique name; `host-port` when left out.")
+    engine: str = Field("auto", description="What runs there: auto, vllm, sglang, tgi, triton or emulator.")
+    tags: tuple[str, ...] = Field((), description="Words that requests can insist on with `x-ccr-node-tags`.")
+    labels: dict[str, str] = Field({}, description="Facts for people and scripts, e.g. `gpu: A10`.")
+    gpu_gib: float = Field(0.0, ge=0.0, description="Device memory in GiB; 0: as telemetry tells.")
+    models: tuple[str, ...] = Field((), description="Model ids it serves; empty: as telemetry tells.")
+    loads_on_demand: bool = Field(
+        False, description="Whether it loads a model when a request for it arrives."
+    )
+    max_inflight: int = Field(0, ge=0, description="Cap on requests in flight; 0 for none.")
+    api_key: SecretStr | None = Field(
+        None, description="Sent to the node as its bearer token, instead of the client's."
+    )
+
+
+class DnsSettings(Section):
+    """Nodes behind a name, one per address."""
+
+    name: str = Field(description="Prefix of the node ids.")
+    host: str = Field(description="Name to resolve.")
+    port: int = Field(gt=0, le=65535, description="Port of every node.")
+    interval_s: Seconds = Field(10.0, description="Time between look-ups.")
+    engine: str = Field("auto", description="As for a node.")
+    tags: tuple[str, ...] = Field((), description="As for a node.")
+
+
+class DiscoverySettings(Section):
+    """Where nodes come from besides `nodes`."""
+
+    file: Path | None = Field(None, description="A YAML or JSON list of nodes, watched for changes.")
+    dns: tuple[DnsSettings, ...] = Field((), description="Names that resolve to nodes.")
+
+
+class VersionSettings(Section):
+    """One version of a model."""
+
+    id: str = Field("", description="The id nodes know it by; `name@version` when left out.")
+    weight: float = Field(1.0, ge=0.0, description="Canary weight among the versions of the model.")
+    gib: float = Field(0.0, ge=0.0, description="GPU memory of its weights in GiB; 0: unknown.")
+    load_s: Seconds = Field(0.0, description="Expected time to load it; 0: from `gib`.")
+    tags: tuple[str, ...] = Field((), description="Node tags it insists on.")
+
+
+class ModelSettings(Section):
+    """One model: its versions and aliases."""
+
+    versions: dict[str, VersionSettings] = Field(
+        {}, description="Version -> settings; none: the model has no versions."
+    )
+    aliases: dict[str, str] = Field({}, description="Alias -> version, for `name@alias`.")
+    gib: float = Field(0.0, ge=0.0, description="GPU memory of the weights, for versions that do not say.")
+
+    @model_validator(mode="after")
+    def _aliases_point_somewhere(self) -> Self:
+        for alias, version in self.aliases.items():
+            if version not in self.versions:
+                raise ValueError(
+                    f"alias {alias!r} points to {version!r}; versions are {', '.join(self.versions) or 'none'}"
+                )
+        if self.versions and not any(version.weight > 0.0 for version in self.versions.values()):
+            raise ValueError(
+                "every version has weight 0: give one a weight, or requests without a version have nowhere to go"
+            )
+        return self
+
+
+class UpstreamSettings(Section):
+    """Connections to the nodes, timeouts, retries."""
+
+    pool_size: int = Field(200, gt=0, description="Connections kept per node.")
+    idle_timeout_s: Seconds = Field(30.0, description="An idle connection is closed after this.")
+    connect_timeout_s: Seconds = Field(2.0, description="Time to connect.")
+    ttft_timeout_s: Seconds = Field(
+        30.0, description="Time to the first byte of an answer; raise it where cold loads take longer."
+    )
+    stream_idle_timeout_s: Seconds = Field(15.0, description="Longest silence inside an answer.")
+    retries: int = Field(
+        1, ge=0, le=3, description="Other nodes tried after a failure before the first byte."
+    )
+    retry_ratio: float = Field(0.1, ge=0.0, le=1.0, description="Retry budget, as a share of requests ...")
+    retry_per_s: float = Field(3.0, ge=0.0, description="... plus this many per second.")
+
+
+class TelemetrySettings(Section):
+    """Reading the nodes."""
+
+    interval_s: Seconds = Field(0.5, description="Time between readings of a node.")
+    timeout_s: Seconds = Field(1.0, description="Time a reading may take.")
+    stale_after_s: Seconds = Field(2.0, description="Older readings are masked to a neutral value.")
+
+
+class OutlierSettings(Section):
+    """When a node leaves rotation, and how it comes back."""
+
+    failures: int = Field(5, ge=1, description="Consecutive failures that eject.")
+    timeouts: int = Field(2, ge=1, description="Consecutive timeouts that eject.")
+    base_s: Seconds = Field(5.0, description="First ejection; doubled each time.")
+    cap_s: Seconds = Field(300.0, description="Longest ejection.")
+    soft_share: float = Field(
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="Largest share of the fleet that errors may eject; nodes where nothing listens do not count.",
+    )
+    slow_start_s: Seconds = Field(30.0, description="Time over which a returning node's share grows to full.")
+    penalty_s: Seconds = Field(30.0, description="Latency charged for a failure.")
+
+
+class AdmissionSettings(Section):
+    """How much is let in."""
+
+    max_inflight: int = Field(1024, gt=0, description="Requests in flight in this router; above it 429.")
+    low_priority_share: float = Field(
+        0.8, gt=0.0, le=1.0, description="Priority below 0 is refused above this share of `max_inflight`."
+    )
+    max_qps: float = Field(
+        0.0, ge=0.0, description="Requests per second let in, with a burst of one second; 0: no limit."
+    )
+    retry_after_s: Seconds = Field(1.0, description="What refused clients are told to wait.")
+
+
+class BatchingSettings(Section):
+    """The batching window. A script's `batch_hint` switches it on too."""
+
+    enabled: bool = Field(
+        False, description="Hold same-model requests for a moment so that they start together."
+    )
+    max_wait_s: Seconds = Field(0.010, le=0.1, description="Longest wait.")
+    size: int = Field(4, ge=2, le=256, description="Requests that make a full batch.")
+
+
+class SidecarSettings(Section):
+    """`POST /route`: the caller reaches the node itself."""
+
+    lease_s: Seconds = Field(
+        120.0, gt=0.0, description="A decision without feedback ends after this, with outcome `expired`."
+    )
+    secret: SecretStr | None = Field(
+        None,
+        description="Signs decision tokens; share it among replicas as `CCR_SIDECAR__SECRET`. Unset: made at start.",
+    )
+
+
+class KeySettings(Section):
+    """One API key. `ccr key new` makes one and prints its hash."""
+
+    name: str = Field(description="Who it belongs to; the tenant in logs and metrics.")
+    hash: str = Field(
+        pattern=r"^sha256:[0-9a-f]{64}$", description="`sha256:` and the hex digest of the key."
+    )
+    models: tuple[str, ...] = Field((), description="Model names it may use; `*` for all; empty for none.")
+    max_inflight: int = Field(0, ge=0, description="Its requests in flight; 0: no limit.")
+
+
+class LogSettings(Section):
+    """Logs go to standard error."""
+
+    format: Literal["json", "console"] = Field("json", description="`json`, or `console` for people.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level written."
+    )
+    requests: bool = Field(
+        True, description="One line per request: ids, node, outcome, times; never its text."
+    )
+
+
+class TraceSettings(Section):
+    """Memory of recent decisions, for `ccr decisions` and replay."""
+
+    keep: int = Field(1000, ge=0, description="Decisions kept in memory.")
+
+
+class Settings(BaseSettings):
+    """The whole config."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="CCR_", env_nested_delimiter="__", case_sensitive=False
+    )
+
+    server: ServerSettings = ServerSettings()
+    admin: AdminSettings = AdminSettings()
+    policy: PolicySettings = PolicySettings()
+    guard: GuardSettings = GuardSettings()
+    nodes: tuple[NodeSettings, ...] = Field((), description="The nodes, if they are fixed.")
+    discovery: DiscoverySettings = DiscoverySettings()
+    models: dict[str, ModelSettings] = Field({}, description="Model name -> versions, canary weights, sizes.")
+    upstream: UpstreamSettings = UpstreamSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    outlier: OutlierSettings = OutlierSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    batching: BatchingSettings = BatchingSettings()
+    sidecar: SidecarSettings = SidecarSettings()
+    keys: tuple[KeySettings, ...] = Field(
+        (), description="API keys; none: anyone who reaches the port may use it."
+    )
+    log: LogSettings = LogSettings()
+    trace: TraceSettings = TraceSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, which arrives as init arguments."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Self:
+        _refuse_repeats("nodes", [node.id or node.url for node in self.nodes])
+        _refuse_repeats("keys", [key.name for key in self.keys])
+        return self
+
+    def fleet_rules(self) -> FleetRules:
+        """The live fleet's constants."""
+        outlier = self.outlier
+        return FleetRules(
+            stale_after_s=self.telemetry.stale_after_s,
+            penalty_s=outlier.penalty_s,
+            outlier=OutlierRules(
+                failures=outlier.failures,
+                timeouts=outlier.timeouts,
+                base_s=outlier.base_s,
+                cap_s=outlier.cap_s,
+                soft_share=outlier.soft_share,
+                slow_start_s=outlier.slow_start_s,
+            ),
+        )
+
+    def bounded_load(self) -> BoundedLoad:
+        """The guard."""
+        return BoundedLoad(factor=self.guard.factor, min_inflight=self.guard.min_inflight)
+
+    def catalogue(self) -> Catalogue:
+        """The models, with ids, sizes and load times filled in."""
+        return Catalogue({name: _entry(name, model) for name, model in self.models.items()})
+
+
+def load(path: Path | None) -> Settings:
+    """The settings from a file and the environment.
+
+    Args:
+        path: a YAML file; ``None`` for defaults and environment alone.
+
+    Raises:
+        ConfigError: naming each wrong value, where it stands and what would be right.
+    """
+    if path is None:
+        return parse(b"", "the environment")
+    if not path.is_file():
+        raise ConfigError(f"there is no config file {path}; name one with --config")
+    return parse(path.read_bytes(), str(path))
+
+
+def parse(text: bytes, origin: str) -> Settings:
+    """The settings from YAML text; ``origin`` names it in errors.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
+    try:
+        document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that also refuses repeated keys
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin} is not valid YAML: {error}") from error
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{origin}: expected settings as `key: value`, found a {type(document).__name__}")
+    try:
+        return Settings(**document)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origin)) from error
+    except TypeError as error:
+        raise ConfigError(f"{origin}: setting names must be text ({error})") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that is given twice, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    lines = [f"{origin}: {error.error_count()} setting(s) are wrong"]
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+        given = (
+            ""
+            if problem["type"] in {"missing", "extra_forbidden"}
+            else f" (given: {_short(problem['input'])})"
+        )
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"  {where}: no such setting; see docs/configuration.md, or remove it")
+        else:
+            lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')}{given}")
+    return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _refuse_repeats(what: str, names: list[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{what}: {', '.join(repeated)} is given more than once")
+
+
+def _entry(name: str, model: ModelSettings) -> ModelEntry:
+    if not model.versions:
+        only = VersionSettings(id=name, gib=model.gib)
+        return ModelEntry(name, {"": _version(name, "", only, model.gib)})
+    versions = {key: _version(name, key, version, model.gib) for key, version in model.versions.items()}
+    return ModelEntry(name, versions, dict(model.aliases))
+
+
+def _version(name: str, key: str, version: VersionSettings, default_gib: float) -> Version:
+    gib = version.gib or default_gib
+    return Version(
+        id=version.id or f"{name}@{key}",
+        name=name,
+        version=key,
+        weight=version.weight,
+        gib=gib,
+        load_s=version.load_s or gib / DEFAULT_LOAD_GIB_PER_S,
+        tags=frozenset(version.tags),
+    )
+
+
+def keys_by_section(settings: type[BaseModel] = Settings) -> Mapping[str, Any]:
+    """Every setting with its field, by dotted key; for the generated reference and its tests."""
+    found: dict[str, Any] = {}
+    for name, info in settings.model_fields.items():
+        key = info.alias or name
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found.update({f"{key}.{sub}": field for sub, field in keys_by_section(kind).items()})
+        else:
+            found[key] = info
+    return found
