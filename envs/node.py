@@ -1,0 +1,494 @@
+"""One GPU node in virtual time: queue, batches, KV cache, resident models and their loads.
+
+No clock, no socket, no dice: the caller says what time it is and draws the noise. One step runs at a time: a prefill
+batch or one decode round of one model. Prefill goes first; models with running sequences take turns, each paying its
+own pass over its weights. A prefill gives the first token, each decode round one more. A load takes no compute, but
+its weights must fit before it starts.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from operator import attrgetter
+
+from ccr.errors import UnknownModelError
+from envs.lane import Key, Lane, Sequence
+from envs.memory import Memory
+from envs.timing import (
+    GIB,
+    GPUS,
+    LOAD_SOURCES,
+    PRESETS,
+    EnginePreset,
+    GpuSpec,
+    LoadSource,
+    ModelSpec,
+    decode_s,
+    load_s,
+    prefill_s,
+    step_costs,
+)
+from envs.words import (
+    Event,
+    Evicted,
+    Finished,
+    FirstToken,
+    Job,
+    Loaded,
+    ModelBusyError,
+    NodeState,
+    Place,
+    Preempted,
+    Tokens,
+)
+
+#: Prompt tokens of one prefill batch; a longer prompt goes alone.
+PREFILL_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What a node is made of.
+
+    Args:
+        gpu: the card.
+        preset: the engine.
+        source: where weights come from.
+        overhead_s: HTTP and tokeniser, between a request's arrival and the queue.
+        bw_scale: memory bandwidth relative to the fitted card.
+        host_gib: host memory for models asleep at level 1.
+    """
+
+    gpu: GpuSpec = field(default_factory=lambda: GPUS["A10"])
+    preset: EnginePreset = field(default_factory=lambda: PRESETS["graph"])
+    source: LoadSource = field(default_factory=lambda: LOAD_SOURCES["engine_swap"])
+    overhead_s: float = 0.0
+    bw_scale: float = 1.0
+    host_gib: float = 48.0
+
+
+@dataclass(slots=True)
+class _Counts:
+    submitted: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    preempted: int = 0
+    evicted: int = 0
+    cold_starts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    lane: Lane
+    prefill: tuple[Sequence, ...]  # empty: a decode round.
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    lane: Lane
+    cold: bool
+    start_s: float
+    end_s: float
+
+
+def _no_noise() -> float:
+    return 1.0
+
+
+class EmulatedNode:
+    """A node that serves every model it is given, loading and evicting as requests need.
+
+    A request for a model that is not resident queues its load; loads run one at a time, in the order of the requests
+    that wait for them. Room is made by evicting idle models, least recently used first. When there are not enough,
+    the least recently used busy ones are closed to requests younger than the one that waits, drain, and leave (as
+    Ollama does). An explicit load never closes a busy model: it waits for room.
+
+    Args:
+        models: what it can serve, by id.
+        settings: what it is made of.
+        load_noise: factor on the duration of the next load, > 0; drawn once for each load from the source.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelSpec],
+        settings: NodeSettings | None = None,
+        load_noise: Callable[[], float] = _no_noise,
+    ) -> None:
+        self.settings = settings or NodeSettings()
+        self._load_noise = load_noise
+        gpu, preset = self.settings.gpu, self.settings.preset
+        self._lanes = {
+            model: Lane(model, spec, step_costs(spec, gpu, preset, self.settings.bw_scale))
+            for model, spec in models.items()
+        }
+        self._memory = Memory(gpu)
+        self._now_s = 0.0
+        self._arrivals: deque[tuple[float, Sequence]] = deque()
+        self._jobs: dict[str, Sequence] = {}
+        self._step: _Step | None = None
+        self._load: _Load | None = None
+        self._events: list[Event] = []
+        self._numbers = 0
+        self._busy_s = 0.0
+        self._counts = _Counts()
+
+    # -- what the world does to it -------------------------------------------------------------------------------
+
+    def submit(self, job: Job, now_s: float) -> None:
+        """Take a job.
+
+        Raises:
+            UnknownModelError: the node does not serve the model.
+            NeverFitsError: the model and this job's KV cache are larger than the card.
+        """
+        lane = self._lane(job.model)
+        if job.id in self._jobs:
+            raise ValueError(f"job {job.id!r} is on this node already; give each job its own id")
+        self._memory.refuse_what_never_fits(lane, job.prompt_tokens + job.output_tokens)
+        self._run_until(now_s)
+        sequence = Sequence(job, lane, (job.priority, self._next_number()), now_s)
+        self._jobs[job.id] = sequence
+        self._counts.submitted += 1
+        if self.settings.overhead_s > 0:
+            self._arrivals.append((now_s + self.settings.overhead_s, sequence))
+        else:
+            self._enqueue(sequence)
+            self._schedule()
+
+    def cancel(self, job_id: str, now_s: float) -> bool:
+        """Drop a job, queued or running, and free its KV cache; false when it is not on the node (any more)."""
+        self._run_until(now_s)
+        sequence = self._jobs.pop(job_id, None)
+        if sequence is None:
+            return False
+        self._counts.cancelled += 1
+        if sequence.lane.holds(sequence):
+            sequence.lane.leave_batch(sequence, self._now_s)
+        elif sequence in sequence.lane.waiting:
+            sequence.lane.waiting.remove(sequence)
+        else:
+            self._arrivals = deque(entry for entry in self._arrivals if entry[1] is not sequence)
+        self._schedule()
+        return True
+
+    def load(self, model: str, now_s: float) -> None:
+        """Bring a model in, or wake it, as soon as there is room without disturbing busy models."""
+        lane = self._lane(model)
+        self._memory.refuse_what_never_fits(lane, 0)
+        self._run_until(now_s)
+        if lane.place in (Place.ABSENT, Place.ASLEEP) and lane.wanted is None:
+            lane.wanted = (inf, self._next_number())
+        self._schedule()
+
+    wake = load
+
+    def unload(self, model: str, now_s: float) -> None:
+        """Drop a model from GPU and host memory, and forget a load that has not begun."""
+        lane = self._idle_lane(model, now_s)
+        lane.wanted = None
+        if lane.place is Place.RESIDENT:
+            self._evict(lane)
+        lane.place = Place.ABSENT
+        self._schedule()
+
+    def sleep(self, model: str, now_s: float, level: int = 1) -> None:
+        """Take a model off the GPU: level 1 keeps the weights in host memory, level 2 drops them.
+
+        Sleeping itself takes no time here; on a real engine it takes seconds, in which the model serves nothing.
+        """
+        lane = self._idle_lane(model, now_s)
+        if lane.place is not Place.RESIDENT:
+            return
+        self._evict(lane)
+        if level == 1:
+            self._keep_in_host(lane)
+        self._schedule()
+
+    def place(self, model: str) -> None:
+        """Make a model resident at once: what was loaded before the story begins."""
+        lane = self._lane(model)
+        if lane.place is not Place.RESIDENT:
+            self._memory.refuse_what_does_not_fit_now(lane)
+            self._arrive(lane)
+
+    def advance(self, now_s: float) -> list[Event]:
+        """Run to ``now_s``, and hand over everything that happened since the last call, in order."""
+        self._run_until(now_s)
+        events, self._events = self._events, []
+        return events
+
+    # -- what the world may see ----------------------------------------------------------------------------------
+
+    def next_event_s(self) -> float:
+        """When something happens next if nobody interferes; ``inf`` when idle."""
+        return min(
+            self._step.end_s if self._step else inf,
+            self._load.end_s if self._load else inf,
+            self._arrivals[0][0] if self._arrivals else inf,
+        )
+
+    def where(self, model: str) -> Place:
+        """Where the model's weights are."""
+        return self._lane(model).place
+
+    def state(self) -> NodeState:
+        """Gauges and counters, as of the last advance."""
+        counts = self._counts
+        memory = self._memory
+        kv_bytes = memory.kv_budget
+        running_step_s = self._now_s - self._step.start_s if self._step else 0.0
+        return NodeState(
+            now_s=self._now_s,
+            models={lane.model: lane.state for lane in self._lanes.values()},
+            kv_used=min(1.0, memory.kv / kv_bytes) if kv_bytes else 0.0,
+            kv_bytes=kv_bytes,
+            gpu_used_gib=memory.used / GIB,
+            gpu_peak_gib=memory.peak / GIB,
+            gpu_total_gib=self.settings.gpu.total_gib,
+            busy_s=self._busy_s + running_step_s,
+            submitted=counts.submitted,
+            finished=counts.finished,
+            cancelled=counts.cancelled,
+            preempted=counts.preempted,
+            evicted=counts.evicted,
+            cold_starts=counts.cold_starts,
+        )
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def _run_until(self, now_s: float) -> None:
+        if now_s < self._now_s:
+            raise ValueError(f"time runs forward: asked for {now_s} s after {self._now_s} s")
+        while (at_s := self.next_event_s()) <= now_s:
+            self._now_s = at_s
+            self._happen(at_s)
+            self._schedule()
+        self._now_s = now_s
+
+    def _happen(self, at_s: float) -> None:
+        if self._step is not None and self._step.end_s <= at_s:
+            self._end_step(self._step)
+        if self._load is not None and self._load.end_s <= at_s:
+            self._end_load(self._load)
+        while self._arrivals and self._arrivals[0][0] <= at_s:
+            self._enqueue(self._arrivals.popleft()[1])
+
+    def _schedule(self) -> None:
+        if self._load is None:
+            self._start_load()
+        if self._step is None:
+            self._start_step()
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def _start_step(self) -> None:
+        while self._step is None:
+            if (lane := self._next_prefill()) is not None and (batch := self._admit(lane)):
+                lengths = [sequence.prefill_tokens for sequence in batch]
+                self._begin(lane, batch, prefill_s(lane.costs, lengths))
+            elif (lane := self._next_decode()) is not None:
+                self._start_round(lane)
+            else:
+                return
+
+    def _begin(self, lane: Lane, prefill: tuple[Sequence, ...], seconds: float) -> None:
+        self._step = _Step(lane, prefill, self._now_s, self._now_s + seconds)
+        self._memory.note_peak()
+
+    def _next_prefill(self) -> Lane | None:
+        lanes = [lane for lane in self._memory.resident if lane.admissible]
+        return min(lanes, key=lambda lane: lane.waiting[0].key) if lanes else None
+
+    def _admit(self, lane: Lane) -> tuple[Sequence, ...]:
+        """The next prefill batch of a lane, moved from its queue into its batch; empty when KV is full."""
+        batch: list[Sequence] = []
+        tokens = 0
+        while lane.admissible:
+            sequence = lane.waiting[0]
+            tokens += sequence.prefill_tokens
+            if (batch and tokens > PREFILL_TOKENS) or not self._kv_fits(sequence):
+                break
+            lane.join_batch(sequence, self._next_number(), self._now_s)
+            batch.append(sequence)
+        return tuple(batch)
+
+    def _kv_fits(self, sequence: Sequence) -> bool:
+        need = (sequence.prefill_tokens + 1) * sequence.lane.kv
+        if self._memory.kv + need <= self._memory.kv_budget:
+            return True
+        # Nothing that runs will give memory back: idle models have to.
+        return not self._running and self._make_room(need, sequence.key, sequence.lane, 0)
+
+    def _next_decode(self) -> Lane | None:
+        lanes = [lane for lane in self._memory.resident if lane.running]
+        return min(lanes, key=attrgetter("last_round_s")) if lanes else None
+
+    def _start_round(self, lane: Lane) -> None:
+        memory = self._memory
+        while memory.kv + len(lane.running) * lane.kv > memory.kv_budget:
+            self._relieve(lane)
+            if not lane.running:
+                return
+        seconds = decode_s(lane.costs, len(lane.running), lane.context)
+        lane.start_round(self._now_s)
+        self._begin(lane, (), seconds)
+
+    def _relieve(self, lane: Lane) -> None:
+        """Give one round of ``lane`` room: recompute the newest sequence, or evict when there is only one."""
+        newest = self._memory.newest()
+        if self._running > 1 or not self._make_room(lane.kv, newest.key, lane, 0):
+            self._preempt(newest)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        lane = sequence.lane
+        lane.leave_batch(sequence, self._now_s)
+        sequence.generated = lane.round - sequence.base_round
+        lane.enqueue(sequence)
+        self._counts.preempted += 1
+        self._events.append(Preempted(self._now_s, sequence.job.id))
+
+    def _end_step(self, step: _Step) -> None:
+        self._step = None
+        self._busy_s += step.end_s - step.start_s
+        if step.prefill:
+            self._end_prefill(step)
+        else:
+            self._end_round(step.lane)
+
+    def _end_prefill(self, step: _Step) -> None:
+        lane, now_s = step.lane, self._now_s
+        here = [sequence for sequence in step.prefill if lane.holds(sequence)]
+        first = [sequence for sequence in here if sequence.first_token_s == inf]
+        for sequence in first:
+            sequence.first_token_s = now_s
+            lane.prompt_tokens += sequence.job.prompt_tokens
+        lane.generation_tokens += sum(1 for sequence in here if sequence.job.output_tokens)
+        if first:
+            self._events.append(FirstToken(now_s, lane.model, tuple(s.job.id for s in first)))
+        again = tuple(s.job.id for s in here if s.job.stream and s.first_token_s < now_s)
+        if again:
+            self._events.append(Tokens(now_s, lane.model, again))
+        self._finish(lane)
+
+    def _end_round(self, lane: Lane) -> None:
+        lane.generation_tokens += len(lane.running)
+        if lane.listening:
+            self._events.append(Tokens(self._now_s, lane.model, tuple(lane.listening)))
+        self._finish(lane)
+
+    def _finish(self, lane: Lane) -> None:
+        for sequence in tuple(lane.ends.get(lane.round, ())):
+            lane.leave_batch(sequence, self._now_s)
+            del self._jobs[sequence.job.id]
+            self._counts.finished += 1
+            self._events.append(
+                Finished(
+                    self._now_s, sequence.job, sequence.submitted_s, sequence.started_s,
+                    sequence.first_token_s, sequence.cold,
+                )
+            )  # fmt: skip
+
+    # -- residency -----------------------------------------------------------------------------------------------
+
+    def _start_load(self) -> None:
+        key, lane = self._next_load()
+        if lane is None:
+            self._memory.reopen()
+        elif self._make_room(lane.weights + _first_kv(lane), key, lane, 1):
+            self._begin_load(lane)
+
+    def _next_load(self) -> tuple[Key, Lane | None]:
+        first: tuple[Key, Lane | None] = ((inf, 0), None)
+        for lane in self._lanes.values():
+            if (key := lane.load_key) is not None and (first[1] is None or key < first[0]):
+                first = (key, lane)
+        return first
+
+    def _begin_load(self, lane: Lane) -> None:
+        cold = bool(lane.waiting)
+        seconds = self._load_seconds(lane)
+        self._counts.cold_starts += cold and lane.place is Place.ABSENT
+        lane.place, lane.wanted, lane.load_s = Place.LOADING, None, seconds
+        self._load = _Load(lane, cold, self._now_s, self._now_s + seconds)
+        self._memory.reserve(lane)
+
+    def _load_seconds(self, lane: Lane) -> float:
+        if lane.place is Place.ASLEEP:
+            return load_s(lane.spec, LOAD_SOURCES["host_pinned"])
+        return load_s(lane.spec, self.settings.source) * self._load_noise()
+
+    def _end_load(self, load: _Load) -> None:
+        self._load = None
+        self._arrive(load.lane)
+        self._events.append(Loaded(self._now_s, load.lane.model, load.end_s - load.start_s, load.cold))
+
+    def _arrive(self, lane: Lane) -> None:
+        lane.place = Place.RESIDENT
+        lane.last_used_s = self._now_s
+        self._memory.arrive(lane)
+
+    def _evict(self, lane: Lane) -> None:
+        lane.place = Place.ABSENT
+        lane.closed_after = None
+        self._memory.leave(lane)
+        self._counts.evicted += 1
+        self._events.append(Evicted(self._now_s, lane.model))
+
+    def _keep_in_host(self, lane: Lane) -> None:
+        """Into host memory, and the least recently used sleepers out when it is full."""
+        lane.place = Place.ASLEEP
+        asleep = sorted(
+            (other for other in self._lanes.values() if other.place is Place.ASLEEP),
+            key=attrgetter("last_used_s"),
+        )
+        while sum(other.weights for other in asleep) > self.settings.host_gib * GIB:
+            asleep.pop(0).place = Place.ABSENT
+
+    def _make_room(self, need: float, key: Key, lane: Lane, arriving: int) -> bool:
+        """Whether there is room now, after evicting who had to leave; see :meth:`Memory.make_room`."""
+        victims = self._memory.make_room(need, key, lane, arriving)
+        for victim in victims or ():
+            self._evict(victim)
+        return victims is not None
+
+    # -- small words ---------------------------------------------------------------------------------------------
+
+    def _lane(self, model: str) -> Lane:
+        if model not in self._lanes:
+            raise UnknownModelError(model, f"this node serves {', '.join(self._lanes) or 'nothing'}")
+        return self._lanes[model]
+
+    def _idle_lane(self, model: str, now_s: float) -> Lane:
+        lane = self._lane(model)
+        self._run_until(now_s)
+        if lane.running or lane.waiting or lane.place is Place.LOADING:
+            raise ModelBusyError(
+                f"{model!r} cannot leave the GPU: {len(lane.running)} running, {len(lane.waiting)} waiting, "
+                f"{lane.place}; drain it first"
+            )
+        return lane
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        sequence.cold = sequence.lane.place is not Place.RESIDENT
+        sequence.lane.enqueue(sequence)
+
+    @property
+    def _running(self) -> int:
+        """Sequences in all batches."""
+        return sum(len(lane.running) for lane in self._memory.resident)
+
+    def _next_number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+
+def _first_kv(lane: Lane) -> int:
+    """KV cache the first job in the queue needs in the end, in bytes."""
+    if not lane.waiting:
+        return 0
+    job = lane.waiting[0].job
+    return lane.kv * (job.prompt_tokens + job.output_tokens)

@@ -1,0 +1,39 @@
+"""The catalogue holds what the demo says about it."""
+
+from itertools import combinations
+
+import pytest
+
+from ccr.errors import UnknownModelError
+from envs.catalogue import catalogue, model_facts
+from envs.timing import GPUS, LOAD_SOURCES, kv_bytes, weights_gib
+
+A10 = GPUS["A10"]
+
+
+def test_six_models_in_one_to_three_versions():
+    names = [model.split("@")[0] for model in catalogue()]
+
+    assert len(set(names)) == 6
+    assert all(1 <= names.count(name) <= 3 for name in names)
+
+
+def test_any_two_fit_on_an_a10_and_no_three():
+    models = catalogue().values()
+
+    assert all(kv_bytes(A10, pair) > 2 * 2**30 for pair in combinations(models, 2))
+    assert all(kv_bytes(A10, three) < 0 for three in combinations(models, 3))
+
+
+def test_facts_are_what_a_client_of_a_faster_node_would_measure():
+    real, tenfold = (model_facts(LOAD_SOURCES["engine_swap"], speed) for speed in (1.0, 10.0))
+
+    assert real.keys() == catalogue().keys()
+    for model, spec in catalogue().items():
+        assert real[model].gib == pytest.approx(weights_gib(spec), abs=0.01)
+        assert tenfold[model].load_s == pytest.approx(real[model].load_s / 10, abs=0.001)
+
+
+def test_a_model_nobody_knows_is_refused_with_those_known():
+    with pytest.raises(UnknownModelError, match="chat-7b@1"):
+        catalogue(["chat-70b@1"])
