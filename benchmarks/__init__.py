@@ -1,0 +1,1 @@
+"""Speed of the router, always beside something else measured in the same run."""
