@@ -105,7 +105,9 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+        if abs(value) < 10.0:  # a propensity or a latency is nothing but its small digits
+            return f"{value:.3g}"
+        return f"{value:,.1f}" if abs(value) < 1000.0 else f"{value:,.0f}"
     if isinstance(value, list | tuple | set | frozenset):
         return " ".join(str(item) for item in sorted(value, key=str))
     return str(value)

@@ -18,9 +18,7 @@ def eligible(request: Request, fleet: Fleet, exclude: Mask | None = None) -> Mas
     Returns:
         Shape ``(n,)``.
     """
-    mask = fleet.available & fleet.serving(request.model)
-    if request.model_gib > 0.0:
-        mask &= fleet.resident(request.model) | (fleet.room_gib >= request.model_gib)
+    mask: Mask = fleet.available & fleet.capable(request.model, request.model_gib)
     if request.tags:
         mask &= fleet.tagged(request.tags)
     if exclude is not None:
@@ -40,7 +38,8 @@ def reasons(request: Request, fleet: Fleet, exclude: Mask | None = None) -> dict
         elif not resident[i] and fleet.room_gib[i] < request.model_gib:
             found[spec.id] = f"needs {request.model_gib:.1f} GiB, has {fleet.room_gib[i]:.1f}"
         elif not fleet.available[i]:
-            found[spec.id] = fleet.why_unavailable[i] if fleet.why_unavailable else "out of rotation"
+            why = fleet.why_unavailable[i] if fleet.why_unavailable else ""
+            found[spec.id] = why or "out of rotation"
         elif exclude is not None and exclude[i]:
             found[spec.id] = "already failed this request"
     return found

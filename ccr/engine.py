@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from ccr.eligibility import eligible, reasons
 from ccr.errors import NoEligibleNodeError, PolicyError
 from ccr.guard import BoundedLoad
@@ -53,14 +55,12 @@ def decide(
         PolicyError: if the policy gives no usable scores.
     """
     mask = eligible(request, fleet, exclude)
-    if not mask.any():
+    if not np.count_nonzero(mask):
         raise NoEligibleNodeError(request.model, reasons(request, fleet, exclude))
     scores = policy.scores(request, fleet)
     probabilities = policy.picker.probabilities(scores, mask)
-    chosen = drawn = draw(probabilities, u)
-    executed, target = guard.executed(probabilities, scores, mask, fleet)
-    if target is not None and executed[drawn] == 0.0:
-        chosen = target
+    drawn = draw(probabilities, u)
+    executed, chosen = guard.executed(probabilities, scores, mask, fleet, drawn)
     return Decision(
         request_id=request.id,
         node_id=fleet.specs[chosen].id,

@@ -21,6 +21,8 @@ class FleetRules:
         stale_after_s: a reading older than this is masked to a neutral value.
         qps_window_s: time constant of the decayed request rate.
         latency_weight: weight of a new observation in the mean latency.
+        latency_memory_s: time constant with which a node that gets no traffic drifts back to the mean of
+            the others: what was slow once must be tried again some day.
         penalty_s: latency charged for a failure, so that failing fast never looks fast.
         grid_s: columns that depend on time are refreshed at most this often.
         max_backoff_s: longest a node is left alone for its ``429``.
@@ -30,6 +32,7 @@ class FleetRules:
     stale_after_s: float = 2.0
     qps_window_s: float = 5.0
     latency_weight: float = 0.1
+    latency_memory_s: float = 10.0
     penalty_s: float = 30.0
     grid_s: float = 0.01
     max_backoff_s: float = 30.0
@@ -52,6 +55,7 @@ class NodeState:
         "inflight",
         "inflight_by_model",
         "last_dispatch_s",
+        "latency_at_s",
         "latency_s",
         "load_s",
         "loading",
@@ -80,6 +84,7 @@ class NodeState:
         self.qps = 0.0
         self.last_dispatch_s = -math.inf
         self.latency_s = 0.0
+        self.latency_at_s = now_s
         self.requests = 0
 
     @property
@@ -104,7 +109,6 @@ class LiveFleet:
     ) -> None:
         self.rules = rules or FleetRules()
         self.states: list[NodeState] = []
-        self.panic = False
         self.ejections_total = 0
         self._by_id: dict[str, NodeState] = {}
         self._due_s = -math.inf
@@ -112,6 +116,11 @@ class LiveFleet:
 
     def __len__(self) -> int:
         return len(self.states)
+
+    @property
+    def panic(self) -> bool:
+        """Whether so many nodes fail that no more are taken out for errors."""
+        return len(self.states) > 1 and not self._may_eject_softly()
 
     def state(self, node_id: str) -> NodeState | None:
         """The node's present incarnation; ``None`` if it is not in the fleet."""
@@ -233,12 +242,15 @@ class LiveFleet:
         Returns:
             Whether this ejected the node.
         """
-        if not outcome.is_censored:
+        # Not from a refusal (4xx): it comes back fast and would draw traffic to the node that refuses.
+        if outcome is Outcome.OK or outcome.is_node_failure:
             seen_s = max(latency_s, self.rules.penalty_s) if outcome.is_node_failure else latency_s
             weight = self.rules.latency_weight if state.latency_s else 1.0
             state.latency_s += weight * (seen_s - state.latency_s)
+            state.latency_at_s = now_s
         before = state.health.phase
-        state.health.record(outcome, now_s, u, refused=refused, may_eject_softly=self._may_eject_softly())
+        may_eject = outcome.is_node_failure and self._may_eject_softly()
+        state.health.record(outcome, now_s, u, refused=refused, may_eject_softly=may_eject)
         ejected = state.health.phase is Phase.EJECTED and before is not Phase.EJECTED
         self.ejections_total += ejected
         if state.index >= 0:
@@ -309,8 +321,11 @@ class LiveFleet:
             columns[_ROW["ramp"], i] = state.health.ramp(now_s)
             total = state.reading.gpu_total_gib or state.spec.gpu_total_gib
             columns[_ROW["gpu_total_gib"], i] = total
-            columns[_ROW["room_gib"], i] = total or UNKNOWN
+            if columns[_ROW["room_gib"], i] != (total or UNKNOWN):
+                columns[_ROW["room_gib"], i] = total or UNKNOWN
+                self._view.residency_changed()
             self._availability(state, now_s)
+        columns[_ROW["latency_s"]] = self._latencies(now_s)
         for name in _MEASURED:
             values = [
                 getattr(state.reading, name) if is_fresh else None
@@ -319,6 +334,18 @@ class LiveFleet:
             known = [value for value in values if value is not None]
             neutral = sum(known) / len(known) if known and name == "gpu_free_gib" else 0.0
             columns[_ROW[name]] = [neutral if value is None else value for value in values]
+
+    def _latencies(self, now_s: float) -> list[float]:
+        """Each node's latency, drifting to the mean of the nodes that have one since it last answered."""
+        seen = [state.latency_s for state in self.states if state.latency_s]
+        mean = sum(seen) / len(seen) if seen else 0.0
+        memory_s = self.rules.latency_memory_s
+        return [
+            mean + (state.latency_s - mean) * math.exp(-max(now_s - state.latency_at_s, 0.0) / memory_s)
+            if state.latency_s
+            else 0.0
+            for state in self.states
+        ]
 
     def _availability(self, state: NodeState, now_s: float) -> None:
         state.health.advance(now_s)
@@ -341,7 +368,13 @@ class LiveFleet:
         return ""
 
     def _may_eject_softly(self) -> bool:
-        out = sum(1 for state in self.states if state.health.phase is Phase.EJECTED and not state.health.hard)
-        allowed = int(len(self.states) * self.rules.outlier.soft_share)
-        self.panic = len(self.states) > 1 and out >= allowed
-        return out < allowed
+        return self._softly_ejected() < self._soft_limit()
+
+    def _soft_limit(self) -> int:
+        return int(len(self.states) * self.rules.outlier.soft_share)
+
+    def _softly_ejected(self) -> int:
+        # Probing nodes count: else the other half could be ejected before the first half has proved itself.
+        return sum(
+            1 for state in self.states if state.health.phase is not Phase.HEALTHY and not state.health.hard
+        )

@@ -24,41 +24,44 @@ class BoundedLoad:
     factor: float = 2.0
     min_inflight: int = 4
 
-    def limits(self, fleet: Fleet, mask: Mask) -> Scores:
-        """Most requests each node may have in flight, this one included, shape ``(n,)``.
-
-        A node in slow start is held to its share of the bound, but always to at least one.
-        """
-        total = float(np.dot(fleet.inflight, mask)) + 1.0
-        bound = max(math.ceil(self.factor * total / np.count_nonzero(mask)), self.min_inflight)
-        return np.maximum(bound * fleet.ramp, 1.0)
+    def bound(self, fleet: Fleet, mask: Mask) -> float:
+        """Most requests an eligible node in full rotation may have in flight, the one to be placed included."""
+        total = float(fleet.inflight.dot(mask)) + 1.0
+        return float(max(math.ceil(self.factor * total / np.count_nonzero(mask)), self.min_inflight))
 
     def executed(
-        self, probabilities: Probabilities, scores: Scores, mask: Mask, fleet: Fleet
-    ) -> tuple[Probabilities, int | None]:
-        """The distribution after the guard, and the node that overloaded draws are moved to.
+        self, probabilities: Probabilities, scores: Scores, mask: Mask, fleet: Fleet, drawn: int
+    ) -> tuple[Probabilities, int]:
+        """The distribution after the guard, and the node that is executed.
+
+        A node in slow start is held to its share of the bound, but always to at least one.
 
         Args:
             probabilities: the policy's, shape ``(n,)``.
             scores: the policy's, shape ``(n,)``.
             mask: who is eligible, shape ``(n,)``.
             fleet: the nodes now.
+            drawn: the index that was drawn from ``probabilities``.
 
         Returns:
-            Probabilities of shape ``(n,)`` summing to 1, and the index that takes what was drawn on
-            nodes over their limit; ``None`` when no likely node is over.
+            Probabilities of shape ``(n,)`` summing to 1, and the index to execute: ``drawn``, or the
+            one that takes what was drawn on nodes over their limit.
         """
-        over = fleet.inflight + 1.0 > self.limits(fleet, mask)
-        over &= probabilities > 0.0
-        if not over.any():
-            return probabilities, None
-        within = mask & (fleet.inflight + 1.0 <= self.limits(fleet, mask))
-        if within.any():
-            target = int(np.where(within, scores, -np.inf).argmax())
-            if not within[target]:  # every node within its limit has score -inf
+        bound = self.bound(fleet, mask)
+        if probabilities[drawn] == 1.0 and fleet.inflight[drawn] + 1.0 <= max(bound * fleet.ramp[drawn], 1.0):
+            return probabilities, drawn  # nothing else could have been drawn: no need to look at the others
+        fits = fleet.inflight + 1.0 <= np.maximum(bound * fleet.ramp, 1.0)
+        over = (probabilities > 0.0) & ~fits
+        if not np.count_nonzero(over):
+            return probabilities, drawn
+        within = mask & fits
+        if np.count_nonzero(within):
+            preferred = np.where(within, scores, -np.inf)
+            target = int(preferred.argmax())
+            if preferred[target] == -np.inf:  # the policy wants none of them
                 target = int(np.where(within, -fleet.inflight, -np.inf).argmax())
         else:  # only possible while nodes ramp up: the least loaded for its share
             target = int(np.where(mask, -fleet.inflight / fleet.ramp, -np.inf).argmax())
         executed = np.where(over, 0.0, probabilities)
         executed[target] += probabilities[over].sum()
-        return executed, target
+        return executed, target if over[drawn] else drawn

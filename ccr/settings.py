@@ -4,10 +4,11 @@ Durations are written ``30s``, ``500ms``, ``2m`` or as seconds; behind this modu
 A field ``idle_timeout_s`` is the key ``idle_timeout`` in the file.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -19,7 +20,9 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ccr.errors import ConfigError
 from ccr.fleet import FleetRules
@@ -29,6 +32,8 @@ from ccr.policies import POLICIES, SCRIPT
 from ccr.versions import DEFAULT_LOAD_GIB_PER_S, Catalogue, ModelEntry, Version
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+SECRETS = frozenset({"api_key", "hash", "secret", "token"})
+"""Keys whose values no message repeats; a key pasted where its hash belongs is a secret too."""
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h)\s*")
 
 
@@ -36,15 +41,15 @@ def seconds(value: object) -> object:
     """``"30s"``, ``"500ms"``, ``"2m"``, ``"1h"`` or a number, as seconds.
 
     Raises:
-        ValueError: if it is a text in another form.
+        ValueError: if it is a text in another form, or yes or no.
     """
-    if not isinstance(value, str):
+    if not isinstance(value, str | bool):
         return value
-    match = _DURATION.fullmatch(value)
+    match = _DURATION.fullmatch(str(value))
     if match:
         return float(match[1]) * _UNITS_S[match[2]]
     try:
-        return float(value)
+        return float(str(value))
     except ValueError:
         raise ValueError(
             f"{value!r} is no duration: write 30s, 500ms, 2m, 1h, or a number of seconds"
@@ -163,9 +168,14 @@ class NodeSettings(Section):
 
     url: str = Field(description="Base URL, `http://host:port`.")
     id: str = Field("", description="Unique name; `host-port` when left out.")
-    engine: str = Field("auto", description="What runs there: auto, vllm, sglang, tgi, triton or emulator.")
+    engine: str = Field(
+        "auto", description="What runs there: auto, vllm, sglang, tgi, triton, trtllm or emulator."
+    )
     tags: tuple[str, ...] = Field((), description="Words that requests can insist on with `x-ccr-node-tags`.")
-    labels: dict[str, str] = Field({}, description="Facts for people and scripts, e.g. `gpu: A10`.")
+    labels: dict[str, str] = Field(
+        {},
+        description="Facts for people and scripts, e.g. `gpu: A10`; `metrics_port` tells where telemetry is if not at the URL.",
+    )
     gpu_gib: float = Field(0.0, ge=0.0, description="Device memory in GiB; 0: as telemetry tells.")
     models: tuple[str, ...] = Field((), description="Model ids it serves; empty: as telemetry tells.")
     loads_on_demand: bool = Field(
@@ -376,6 +386,7 @@ class Settings(BaseSettings):
     def _ids_are_unique(self) -> Self:
         _refuse_repeats("nodes", [node.id or node.url for node in self.nodes])
         _refuse_repeats("keys", [key.name for key in self.keys])
+        _refuse_repeats("keys", [key.hash for key in self.keys])
         return self
 
     def fleet_rules(self) -> FleetRules:
@@ -426,50 +437,79 @@ def parse(text: bytes, origin: str) -> Settings:
         ConfigError: as :func:`load`.
     """
     try:
-        document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that also refuses repeated keys
-    except yaml.YAMLError as error:
+        document = yaml.load(text, Loader=StrictLoader)  # noqa: S506 - a SafeLoader that also refuses repeated keys
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{origin} is not valid YAML: {error}") from error
     if document is None:
         document = {}
     if not isinstance(document, dict):
         raise ConfigError(f"{origin}: expected settings as `key: value`, found a {type(document).__name__}")
+    problems = _unknown_variables()
     try:
-        return Settings(**document)
+        settings = Settings(**document)
     except ValidationError as error:
-        raise ConfigError(_explain(error, origin)) from error
+        problems += [_explain(problem) for problem in error.errors(include_url=False)]
+    except SettingsError as error:
+        raise ConfigError(f"the environment: {error}; write it as JSON, or in a config file") from error
     except TypeError as error:
         raise ConfigError(f"{origin}: setting names must be text ({error})") from error
+    if problems:
+        raise ConfigError("\n  ".join([f"{origin}: {len(problems)} setting(s) are wrong", *problems]))
+    return settings
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """Refuses a key that is given twice, where YAML would silently keep the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        if isinstance(node, yaml.MappingNode):
+            _refuse_repeated_keys(node)
+        return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # it refuses any other node
 
 
-def _explain(error: ValidationError, origin: str) -> str:
-    lines = [f"{origin}: {error.error_count()} setting(s) are wrong"]
-    for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
-        given = (
-            ""
-            if problem["type"] in {"missing", "extra_forbidden"}
-            else f" (given: {_short(problem['input'])})"
-        )
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"  {where}: no such setting; see docs/configuration.md, or remove it")
-        else:
-            lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')}{given}")
-    return "\n".join(lines)
+def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        key = str(key_node.value)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} is given twice", key_node.start_mark
+            )
+        seen.add(key)
+
+
+def _unknown_variables() -> list[str]:
+    """What ``CCR_SECTION__KEY`` variables name no section; Kubernetes sets others, with single underscores."""
+    split = [(name, name.lower().partition("__")) for name in os.environ]
+    known = {f"ccr_{section}" for section in Settings.model_fields}
+    return [
+        f"{name}: no such setting; see docs/configuration.md, or unset it"
+        for name, (section, nested, _) in split
+        if nested and section.startswith("ccr_") and section not in known
+    ]
+
+
+def _explain(problem: ErrorDetails) -> str:
+    """One problem: the setting, where it came from if not from the file, what is wrong, what was given."""
+    loc, given = problem["loc"], problem["input"]
+    where = ".".join(str(part) for part in loc) or "(top level)"
+    where += _variable(loc)
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: no such setting; see docs/configuration.md, or remove it"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing" or not isinstance(given, str | int | float) or loc[-1] in SECRETS:
+        return f"{where}: {message}"
+    return f"{where}: {message} (given: {_short(given)})"
+
+
+def _variable(loc: tuple[int | str, ...]) -> str:
+    """The environment variable that a setting came from, as part of a message."""
+    given = {name.lower(): name for name in os.environ}
+    for depth in range(len(loc), 0, -1):
+        name = given.get("__".join(["ccr_" + str(loc[0]), *map(str, loc[1:depth])]).lower())
+        if name is not None:
+            return f" (from {name})"
+    return ""
 
 
 def _short(value: object) -> str:
@@ -504,14 +544,27 @@ def _version(name: str, key: str, version: VersionSettings, default_gib: float) 
     )
 
 
-def keys_by_section(settings: type[BaseModel] = Settings) -> Mapping[str, Any]:
-    """Every setting with its field, by dotted key; for the generated reference and its tests."""
-    found: dict[str, Any] = {}
+def keys_by_section(settings: type[BaseModel] = Settings) -> Mapping[str, FieldInfo]:
+    """Every setting with its field; for the generated reference and its tests.
+
+    Returns:
+        By dotted key, in order; what stands in a list or under a free name is ``nodes[].url``, ``models.NAME.gib``.
+    """
+    found: dict[str, FieldInfo] = {}
     for name, info in settings.model_fields.items():
         key = info.alias or name
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found.update({f"{key}.{sub}": field for sub, field in keys_by_section(kind).items()})
-        else:
+        section, place = _section_in(info.annotation)
+        if section is None or place:
             found[key] = info
+        if section is not None:
+            found.update({f"{key}{place}.{sub}": field for sub, field in keys_by_section(section).items()})
     return found
+
+
+def _section_in(kind: Any) -> tuple[type[BaseModel] | None, str]:
+    inner, place = kind, ""
+    if get_origin(kind) is tuple:
+        inner, place = get_args(kind)[0], "[]"
+    elif get_origin(kind) is dict:
+        inner, place = get_args(kind)[1], ".NAME"
+    return (inner, place) if isinstance(inner, type) and issubclass(inner, BaseModel) else (None, "")

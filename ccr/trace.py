@@ -26,7 +26,7 @@ def decode(line: bytes, number: int = 1) -> TraceRecord:
     """
     try:
         return _DECODER.decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TraceError(f"line {number}: {error}") from error
 
 
@@ -58,7 +58,7 @@ def record_of(
         node=decision.node_id, queue_ms=queue_ms, ttft_ms=ttft_ms, total_ms=total_ms,
         cold_start=not bool(resident[decision.index]), status=status,
         policy=decision.policy, propensity=decision.propensity,
-        parent_id=parent_id, seq=request.seq, load_s=request.load_s, u=decision.u, drawn=decision.drawn_id,
+        parent_id=parent_id, model_id=request.model, seq=request.seq, load_s=request.load_s, u=decision.u, drawn=decision.drawn_id,
         guard_reason=decision.guard_reason, fallback=decision.fallback,
         node_ids=tuple(spec.id for spec in fleet.specs),
         mask=tuple(decision.mask.tolist()), scores=tuple(score if np.isfinite(score) else None for score in decision.scores.tolist()),
@@ -81,7 +81,7 @@ def replay(record: TraceRecord, policy: Policy, guard: BoundedLoad | None = None
     """
     if not record.observation:
         raise TraceError(f"request {record.request_id}: the record carries no observation to replay")
-    model = f"{record.model}@{record.version}" if record.version else record.model
+    model = record.model_id
     eligible = np.array(record.mask)
     fleet = Fleet(
         specs=[NodeSpec(id=node_id, url="http://replay") for node_id in record.node_ids],

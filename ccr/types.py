@@ -114,6 +114,9 @@ class NodeSpec:
     loads_on_demand: bool = False
     max_inflight: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
+
     @property
     def address(self) -> str:
         """``host:port`` of the node, as the sidecar call answers it."""
@@ -157,7 +160,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
     {
         "inflight": "requests in flight by this router's ledger",
         "qps": "requests dispatched per second, exponentially decayed",
-        "latency_s": "decayed mean request latency seen by this router; failures count as the penalty latency",
+        "latency_s": "decayed mean request latency seen by this router; failures count as the penalty; 0 where nothing was seen",
         "gpu_free_gib": "free device memory; the mean of the fresh nodes where the reading is stale",
         "gpu_total_gib": "device memory",
         "room_gib": "device memory a model could take, evicting others where the node does that; UNKNOWN if not known",
@@ -187,7 +190,7 @@ class Fleet:
     """
 
     __slots__ = (
-        "_id_hashes", "_loaded_masks", "_nodes", "_serving_masks", "_tag_masks", "available", "columns",
+        "_capable_masks", "_id_hashes", "_loaded_masks", "_nodes", "_serving_masks", "_tag_masks", "available", "columns",
         "gpu_free_gib", "gpu_total_gib", "inflight", "kv_used", "latency_s", "loaded", "now_s", "qps",
         "ramp", "room_gib", "running", "specs", "telemetry_age_s", "waiting", "why_unavailable",
     )  # fmt: skip
@@ -225,6 +228,7 @@ class Fleet:
         self._id_hashes: NDArray[np.uint64] | None = None
         self._loaded_masks: dict[str, Mask] = {}
         self._serving_masks: dict[str, Mask] = {}
+        self._capable_masks: dict[tuple[str, float], Mask] = {}
         self._tag_masks: dict[frozenset[str], Mask] = {}
 
     def __len__(self) -> int:
@@ -249,7 +253,7 @@ class Fleet:
         mask = self._loaded_masks.get(model)
         if mask is None:
             mask = _mask(model in loaded for loaded in self.loaded)
-            self._loaded_masks[model] = mask
+            _keep(self._loaded_masks, model, mask)
         return mask
 
     def serving(self, model: str) -> Mask:
@@ -260,7 +264,15 @@ class Fleet:
                 model in loaded or (spec.loads_on_demand and model in spec.models)
                 for spec, loaded in zip(self.specs, self.loaded, strict=True)
             )
-            self._serving_masks[model] = mask
+            _keep(self._serving_masks, model, mask)
+        return mask
+
+    def capable(self, model: str, gib: float) -> Mask:
+        """True where the node serves the model and has it resident or room for its ``gib``, shape ``(n,)``."""
+        mask = self._capable_masks.get((model, gib))
+        if mask is None:
+            mask = self.serving(model) & (self.resident(model) | (self.room_gib >= gib))
+            _keep(self._capable_masks, (model, gib), mask)
         return mask
 
     def tagged(self, tags: frozenset[str]) -> Mask:
@@ -268,11 +280,12 @@ class Fleet:
         mask = self._tag_masks.get(tags)
         if mask is None:
             mask = _mask(tags <= spec.tags for spec in self.specs)
-            self._tag_masks[tags] = mask
+            _keep(self._tag_masks, tags, mask)
         return mask
 
     def residency_changed(self) -> None:
-        """Forget the cached model masks; for the owner of ``loaded`` only."""
+        """Forget the cached model masks; for the owner of ``loaded`` and ``room_gib`` only."""
+        self._capable_masks.clear()
         self._loaded_masks.clear()
         self._serving_masks.clear()
 
@@ -309,17 +322,42 @@ class Fleet:
         )
 
 
+class _Cell:
+    """A number of a node's row, read when looked at; four times cheaper than ``__getattr__``."""
+
+    __slots__ = ("_row",)
+
+    def __init__(self, column: str) -> None:
+        self._row = _ROW[column]
+
+    def __get__(self, node: "Node", owner: type) -> float:
+        value: float = node._fleet.columns.item(self._row, node._index)
+        return value
+
+
 class Node:
     """One row of a fleet, read-only: what an operator script is handed.
 
-    Attributes a script may use: ``id``, ``address``, ``tags``, ``labels``, ``loaded_models``, every
-    column of :data:`COLUMNS`, and ``gpu_free_mem`` / ``qps`` under the names of the founding article.
+    Attributes a script may use: ``id``, ``address``, ``tags``, ``labels``, ``loaded_models`` and every
+    column of :data:`COLUMNS`; :mod:`ccr.metrics` has them under the names of the founding article.
     """
 
     __slots__ = ("_fleet", "_index")
 
     _fleet: Fleet
     _index: int
+
+    inflight = _Cell("inflight")
+    qps = _Cell("qps")
+    latency_s = _Cell("latency_s")
+    gpu_free_gib = _Cell("gpu_free_gib")
+    gpu_total_gib = _Cell("gpu_total_gib")
+    room_gib = _Cell("room_gib")
+    running = _Cell("running")
+    waiting = _Cell("waiting")
+    kv_used = _Cell("kv_used")
+    telemetry_age_s = _Cell("telemetry_age_s")
+    ramp = _Cell("ramp")
 
     def __init__(self, fleet: Fleet, index: int) -> None:
         object.__setattr__(self, "_fleet", fleet)
@@ -329,10 +367,7 @@ class Node:
         raise AttributeError(f"a node is read-only: a policy proposes, it does not change {name!r}")
 
     def __getattr__(self, name: str) -> float:
-        row = _ROW.get(name)
-        if row is None:
-            raise AttributeError(f"a node has no {name!r}; it has {', '.join(sorted([*_ROW, *_NODE_WORDS]))}")
-        return float(self._fleet.columns[row, self._index])
+        raise AttributeError(f"a node has no {name!r}; it has {', '.join(sorted([*_ROW, *_NODE_WORDS]))}")
 
     def __repr__(self) -> str:
         return f"<Node {self.id} inflight={self.inflight:g}>"
@@ -440,6 +475,7 @@ class TraceRecord:
     propensity: float | None = None
 
     parent_id: str = ""
+    model_id: str = ""
     seq: int = 0
     load_s: float = 0.0
     u: float = 0.0
@@ -458,6 +494,18 @@ def _read_only(array: NDArray[Any]) -> NDArray[Any]:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+# Clients can ask for any number of models and tags: what is remembered about them has an end.
+_MAX_MASKS = 1024
+
+
+def _keep(masks: dict[Any, Mask], key: object, mask: Mask) -> None:
+    """Remember a mask; everything is forgotten when there are too many: they are quick to make again."""
+    if len(masks) >= _MAX_MASKS:
+        masks.clear()
+    mask.flags.writeable = False
+    masks[key] = mask
 
 
 def _mask(values: Any) -> Mask:

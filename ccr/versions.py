@@ -88,4 +88,9 @@ def _by_weight(entry: ModelEntry, u: float) -> Version:
         target -= version.weight
         if target < 0.0:
             return version
-    return next(version for version in reversed(versions) if version.weight > 0.0)
+    for version in reversed(versions):  # u so close to 1 that rounding used up the total
+        if version.weight > 0.0:
+            return version
+    raise UnknownModelError(
+        entry.name, f"no version of it has a weight above 0; ask for one of {', '.join(entry.versions)}"
+    )

@@ -1,0 +1,1 @@
+"""Tests mirror the rooms, file for file; run them from the project's root."""
