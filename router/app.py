@@ -1,0 +1,189 @@
+"""Builds whatever lives long, wires it, starts it and stops it: the one place where all parts meet."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from fastapi import FastAPI
+
+from ccr import log
+from ccr.fleet import LiveFleet
+from ccr.settings import Settings
+from ccr.types import NodeSpec, Reading
+from router.asgi import FrontDoor
+from router.auth import Keys
+from router.batching import BatchGate
+from router.collectors.poller import Clock, Pace, Poller
+from router.control import PROXIED, Control, admin_app, data_app
+from router.discovery.configured import discovery_of, spec_of
+from router.dispatch import Dispatch
+from router.exposition import Exposition, View
+from router.limits import Admission, RetryBudget
+from router.policies import PolicySwitch
+from router.request_log import RequestLog
+from router.routes.body import Limits
+from router.routes.proxied import Proxied
+from router.routes.sidecar import Sidecar, Signer
+from router.stats import Stats
+from router.upstream import AiohttpUpstream
+from router.watchdog import Watchdog
+
+_log = log.get("router")
+
+
+@dataclass(slots=True)
+class Readiness:
+    """What ``/readyz`` says."""
+
+    draining: bool = False
+    discovered: bool = False
+
+
+class Router:
+    """One router: build it, enter it to start, leave it to stop.
+
+    Args:
+        settings: the whole config.
+        admin_token: what the admin API asks for.
+        clock: monotonic seconds.
+        seed: for the draws; a fresh one by default.
+
+    Raises:
+        ConfigError: if the settings do not fit together.
+        ScriptError: if the operator script is refused.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        admin_token: str,
+        clock: Callable[[], float] = time.monotonic,
+        seed: int | None = None,
+    ) -> None:
+        self.settings = settings
+        self.readiness = Readiness()
+        self._clock = clock
+        self._stack = AsyncExitStack()
+        self.stats = Stats()
+        self.policies = PolicySwitch(settings)
+        self.fleet = LiveFleet(settings.fleet_rules(), now_s=clock())
+        self.request_log = RequestLog(enabled=settings.log.requests, form=settings.log.format)
+        self.dispatch = Dispatch(
+            fleet=self.fleet,
+            policies=self.policies,
+            catalogue=settings.catalogue(),
+            keys=Keys(settings.keys),
+            admission=Admission(settings.admission),
+            retries=RetryBudget(settings.upstream.retry_ratio, settings.upstream.retry_per_s),
+            stats=self.stats,
+            request_log=self.request_log,
+            keep=settings.trace.keep,
+            clock=clock,
+            seed=seed,
+        )
+        self.watchdog = Watchdog(clock, self._sweep)
+        limits = Limits.of(settings.server, settings.upstream)
+        secret = settings.sidecar.secret
+        signer = Signer(secret.get_secret_value().encode() if secret else None)
+        self.sidecar = Sidecar(self.dispatch, self.watchdog, signer, limits, settings.sidecar.lease_s)
+        self._limits = limits
+        self.control = Control(self.dispatch, Exposition(self._view), settings, self.is_ready)
+        self.admin: FastAPI = admin_app(self.control, admin_token)
+        self.data: FrontDoor
+
+    def is_ready(self) -> tuple[bool, str]:
+        """Whether requests should be sent here, and why not."""
+        if self.readiness.draining:
+            return False, "draining"
+        if not self.readiness.discovered:
+            return False, "the nodes are not known yet"
+        return True, ""
+
+    async def __aenter__(self) -> Self:
+        settings = self.settings
+        upstream = AiohttpUpstream(settings.upstream)
+        self._stack.push_async_callback(upstream.close)
+        self._poller = Poller(
+            on_reading=self._on_reading,
+            on_error=self._on_telemetry_error,
+            pace=Pace(settings.telemetry.interval_s, settings.telemetry.timeout_s),
+            clock=Clock(self._clock),
+        )
+        self._stack.push_async_callback(self._poller.close)
+        gate = BatchGate(settings.batching, self.policies, self.stats, self._clock)
+        proxied = Proxied(self.dispatch, upstream, self.watchdog, gate, self._limits, _node_keys(settings))
+        hot = {("POST", path): proxied for path in PROXIED}
+        self.data = FrontDoor(
+            {**hot, ("POST", "/route"): self.sidecar.route, ("POST", "/feedback"): self.sidecar.feedback},
+            data_app(self.control),
+            frozenset(host.lower().encode() for host in settings.server.allowed_hosts),
+        )
+        await self._background(self.watchdog.run())
+        await self._background(discovery_of(settings).watch(self.set_nodes))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+        self.request_log.flush()
+
+    def set_nodes(self, specs: tuple[NodeSpec, ...]) -> None:
+        """Make these nodes the fleet."""
+        joined, left = self.fleet.replace(specs, self._clock())
+        self._poller.set_nodes(specs)
+        self.readiness.discovered = True
+        if joined or left:
+            _log.info("fleet.changed", joined=joined, left=left, nodes=len(specs))
+
+    async def abort(self) -> int:
+        """End everything under way because the process goes away; returns how much there was."""
+        return await self.watchdog.abort_all() + self.sidecar.abort_all()
+
+    def _on_reading(self, node_id: str, reading: Reading, now_s: float) -> None:
+        state = self.fleet.state(node_id)
+        unchanged_s = self._poller.unchanged_s(node_id)
+        if state is not None and state.inflight and unchanged_s > self.settings.telemetry.stale_after_s:
+            self.stats.telemetry_errors[node_id, "frozen"] += (
+                1  # at work, yet its page stands still: let it age
+            )
+            return
+        if self.fleet.observe(node_id, reading, now_s):
+            _log.warning("node.restarted", node=node_id)
+
+    def _on_telemetry_error(self, node_id: str, reason: str) -> None:
+        self.stats.telemetry_errors[node_id, reason] += 1
+
+    def _sweep(self, now_s: float) -> None:
+        self.sidecar.expire(now_s)
+        self.request_log.flush()
+
+    def _view(self) -> View:
+        now_s = self._clock()
+        return View(self.dispatch, self.fleet.at(now_s), now_s, self.is_ready()[0])
+
+    async def _background(self, work: object) -> None:
+        """Run a coroutine beside everything else; it is cancelled, and awaited, at the end."""
+        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        task.add_done_callback(_report_death)
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self._stack.push_async_callback(stop)
+
+
+def _node_keys(settings: Settings) -> dict[str, bytes]:
+    return {
+        spec_of(node).id: node.api_key.get_secret_value().encode() for node in settings.nodes if node.api_key
+    }
+
+
+def _report_death(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("router.background_died", error=repr(error))

@@ -1,0 +1,242 @@
+"""What the router reads of a request: a few headers and a few fields of the body; the rest passes as it came."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from router.refusals import Refusal
+
+Scope = dict[str, Any]
+
+#: Never shown to policies or logs, never sent on when the router checks keys itself.
+CREDENTIALS: Final = frozenset(
+    {b"authorization", b"x-api-key", b"api-key", b"cookie", b"proxy-authorization"}
+)
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection", b"content-length", b"expect", b"host", b"http2-settings", b"keep-alive", b"proxy-authenticate",
+        b"proxy-authorization", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
+    }
+)  # fmt: skip
+#: Headers that decide where a request goes: given twice, they are refused rather than guessed at.
+ROUTING: Final = frozenset(
+    {
+        b"authorization", b"content-length", b"host", b"x-api-key", b"x-ccr-node-tags", b"x-ccr-priority",
+        b"x-conversation-id", b"x-model-name", b"x-model-version", b"x-session-id", b"x-session-token",
+    }
+)  # fmt: skip
+
+
+class Body(msgspec.Struct, gc=False):
+    """The fields of a JSON body that routing needs; every other one is passed on unread."""
+
+    model: str | None = None
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+
+
+_DECODE_BODY = msgspec.json.Decoder(Body).decode
+
+
+class HeaderView(Mapping[str, str]):
+    """Request headers under lower-case names, decoded when looked at, without credentials."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Mapping[bytes, bytes]) -> None:
+        self._raw = raw
+
+    def __getitem__(self, name: str) -> str:
+        key = name.lower().encode("latin-1", "replace")
+        if key in CREDENTIALS:
+            raise KeyError(name)
+        return self._raw[key].decode("latin-1")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode("latin-1") for name in self._raw if name not in CREDENTIALS)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def header_map(scope: Scope, max_headers: int, max_bytes: int) -> dict[bytes, bytes]:
+    """The headers by lower-case name, after the checks that come before any parsing.
+
+    Raises:
+        Refusal: 431 if there are too many or too large, 400 if one that routing reads is given twice
+            or ``Host`` is missing or malformed, 415 for an encoded body.
+    """
+    raw: list[tuple[bytes, bytes]] = scope["headers"]
+    headers = dict(raw)
+    if len(raw) > max_headers:
+        raise Refusal(431, "too_many_headers", f"{len(raw)} headers; at most {max_headers} are accepted")
+    if sum([len(name) + len(value) for name, value in raw]) > max_bytes:
+        raise Refusal(431, "headers_too_large", f"headers of more than {max_bytes} bytes")
+    if len(headers) != len(raw):
+        names = [name for name, _ in raw]
+        for name in ROUTING:
+            if names.count(name) > 1:
+                raise Refusal(400, "repeated_header", f"header {name.decode()!r} is given more than once")
+    host = headers.get(b"host")
+    if host is None or not is_host(host):
+        raise Refusal(400, "bad_host", "the Host header is missing or malformed")
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise Refusal(415, "encoded_body", "send the body without Content-Encoding")
+    return headers
+
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
+_seen_hosts: Final[set[bytes]] = set()
+
+
+def is_host(host: bytes) -> bool:
+    """Whether a Host header names a host, with or without a port, and nothing more."""
+    if host in _seen_hosts:
+        return True
+    good = _HOST.fullmatch(host) is not None
+    if good and len(_seen_hosts) < 64:
+        _seen_hosts.add(host)
+    return good
+
+
+def parse_body(body: bytes) -> Body:
+    """The routing fields of a JSON body.
+
+    Raises:
+        Refusal: 400 naming what is wrong; a model given twice is refused, because nodes and routers need
+            not agree on which one counts.
+    """
+    try:
+        parsed = _DECODE_BODY(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal(400, "invalid_json", f"the body is not what this API takes: {_safe(error)}") from None
+    if not _names_model_once(body) and len(_model_values(body)) > 1:
+        raise Refusal(400, "repeated_field", "field 'model' is given more than once", param="model")
+    return parsed
+
+
+def with_model(body: bytes, given: str | None, model: str) -> bytes:
+    """The body asking for ``model``, byte for byte the same otherwise.
+
+    Args:
+        body: a JSON object that :func:`parse_body` took.
+        given: the model it asks for now.
+        model: the id the node knows.
+    """
+    if given == model:
+        return body
+    encoded = msgspec.json.encode(model)
+    found = _MODEL_FIELD.search(body) if given is not None and _names_model_once(body) else None
+    spans = [found.span(1)] if found else _model_values(body)
+    if spans:
+        start, end = spans[0]
+        return body[:start] + encoded + body[end:]
+    start = body.index(b"{") + 1
+    comma = b"" if body[start:].lstrip().startswith(b"}") else b","
+    return body[:start] + b'"model":' + encoded + comma + body[start:]
+
+
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+_MODEL_FIELD = re.compile(rb'"model"\s*:\s*(' + _STRING + rb")")
+_TOKEN = re.compile(_STRING + rb"|[{}\[\]]")
+_VALUE = re.compile(rb"\s*:\s*(" + _STRING + rb"|null)")
+_ESCAPED = re.compile(rb"\\u00([0-9A-Fa-f]{2})")
+
+
+def _names_model_once(body: bytes) -> bool:
+    r"""Whether ``"model"`` stands there at most once, and no name can hide it: its letters are ``\u006.`` when escaped."""
+    return body.count(b'"model"') <= 1 and b"\\u006" not in body
+
+
+def _model_values(body: bytes) -> list[tuple[int, int]]:
+    """Where the values of the outermost fields called ``model`` begin and end, however the name is spelled."""
+    spans, depth = [], 0
+    for token in _TOKEN.finditer(body):
+        text = token[0]
+        if text in b"{[":
+            depth += 1
+        elif text in b"}]":
+            depth -= 1
+        elif depth == 1 and _ESCAPED.sub(_unescaped, text) == b'"model"':
+            value = _VALUE.match(body, token.end())
+            if value:
+                spans.append(value.span(1))
+    return spans
+
+
+def _unescaped(escape: re.Match[bytes]) -> bytes:
+    return bytes([int(escape[1], 16)])
+
+
+def _safe(error: Exception) -> str:
+    """The parser's message names positions and types, never content."""
+    return str(error) if isinstance(error, msgspec.DecodeError) else "invalid text encoding"
+
+
+def positive_ms(headers: Mapping[bytes, bytes], *names: bytes) -> float:
+    """The first of the headers that is given, milliseconds on the wire, in seconds; 0 when none is.
+
+    Raises:
+        Refusal: 400 if it is not a positive number.
+    """
+    for name in names:
+        value = headers.get(name)
+        if value is not None:
+            try:
+                number = float(value)
+            except ValueError:
+                number = -1.0
+            if not 0.0 < number < 1e9:
+                raise Refusal(
+                    400, "bad_header", f"header {name.decode()!r} must be a positive number of milliseconds"
+                )
+            return number / 1000.0
+    return 0.0
+
+
+_PRIORITIES: Final = {b"low": -1, b"normal": 0, b"high": 1}
+
+
+def priority_of(headers: Mapping[bytes, bytes]) -> int:
+    """``x-ccr-priority``: low, normal, high, or a whole number in [-100, 100]; 0 when absent.
+
+    Raises:
+        Refusal: 400 if it is anything else.
+    """
+    value = headers.get(b"x-ccr-priority")
+    if value is None:
+        return 0
+    if value in _PRIORITIES:
+        return _PRIORITIES[value]
+    try:
+        number = int(value)
+    except ValueError:
+        number = 1000
+    if not -100 <= number <= 100:
+        raise Refusal(
+            400, "bad_header", "x-ccr-priority must be low, normal, high or a number from -100 to 100"
+        )
+    return number
+
+
+def tags_of(headers: Mapping[bytes, bytes]) -> frozenset[str]:
+    """``x-ccr-node-tags: a, b`` as a set."""
+    value = headers.get(b"x-ccr-node-tags")
+    if not value:
+        return frozenset()
+    return frozenset(tag for part in value.decode("latin-1").split(",") if (tag := part.strip()))
+
+
+def session_of(headers: Mapping[bytes, bytes]) -> str:
+    """The conversation's id, from the header names in use; at most 256 characters count."""
+    value = (
+        headers.get(b"x-session-id")
+        or headers.get(b"x-session-token")
+        or headers.get(b"x-conversation-id")
+        or b""
+    )
+    return value[:256].decode("latin-1")

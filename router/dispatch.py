@@ -1,0 +1,428 @@
+"""Between the wire and the core: resolve, admit, decide, lease; and at the end, one outcome for each request."""
+
+import random
+import re
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from itertools import count
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccr.eligibility import eligible
+from ccr.errors import NoEligibleNodeError, UnknownModelError
+from ccr.fleet import LiveFleet
+from ccr.hashing import unit_hash
+from ccr.ledger import Ledger
+from ccr.trace import record_of
+from ccr.types import Decision, Fleet, Mask, NodeSpec, Outcome, Request, TraceRecord
+from ccr.versions import Catalogue
+from router.auth import Keys, Tenant
+from router.call import HeaderView, positive_ms, priority_of, session_of, tags_of
+from router.limits import Admission, RetryBudget
+from router.policies import PolicySwitch
+from router.refusals import Refusal
+from router.request_log import RequestLog
+from router.stats import Stats
+
+BYTES_PER_TOKEN: Final = 4
+"""English text in common tokenisers; a prior until the engine reports usage."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class Times(NamedTuple):
+    """What was measured of a request, in seconds from its arrival; ``None`` where it never got there."""
+
+    queue_s: float
+    total_s: float
+    ttft_s: float | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class Logged(NamedTuple):
+    """A decision as remembered: references and one copied array, made into a record when asked for."""
+
+    request: Request
+    decision: Decision
+    specs: tuple[NodeSpec, ...]
+    columns: NDArray[np.float64]
+    resident: Mask
+    at_s: float
+    outcome: Outcome
+    times: Times
+    parent_id: str
+
+    def record(self, start_s: float) -> TraceRecord:
+        """The full record; times count from ``start_s``."""
+        times, model = self.times, self.request.model
+        loaded = [frozenset({model}) if here else frozenset[str]() for here in self.resident]
+        return record_of(
+            self.request,
+            self.decision,
+            Fleet(self.specs, self.columns, self.decision.mask, loaded),
+            t=self.at_s - start_s,
+            status=self.outcome,
+            parent_id=self.parent_id,
+            queue_ms=1e3 * times.queue_s,
+            ttft_ms=None if times.ttft_s is None else 1e3 * times.ttft_s,
+            total_ms=1e3 * times.total_s,
+            prompt_tokens=times.prompt_tokens,
+            output_tokens=times.output_tokens,
+        )
+
+
+class Dispatch:
+    """The one path from a request to a node.
+
+    Args:
+        fleet: the nodes.
+        policies: the engine in force.
+        catalogue: models, versions, canary weights.
+        keys: who may ask.
+        admission: how much is let in.
+        retries: how much may be tried again.
+        stats: what is counted.
+        request_log: where lines go.
+        keep: decisions remembered.
+        clock: monotonic seconds.
+        seed: for the draws; a fresh one by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        fleet: LiveFleet,
+        policies: PolicySwitch,
+        catalogue: Catalogue,
+        keys: Keys,
+        admission: Admission,
+        retries: RetryBudget,
+        stats: Stats,
+        request_log: RequestLog,
+        keep: int = 1000,
+        clock: Callable[[], float] = time.monotonic,
+        seed: int | None = None,
+    ) -> None:
+        self.fleet = fleet
+        self.ledger = Ledger(fleet)
+        self.policies = policies
+        self.catalogue = catalogue
+        self.keys = keys
+        self.admission = admission
+        self.retries = retries
+        self.stats = stats
+        self.request_log = request_log
+        self.clock = clock
+        self.started_s = clock()
+        self.recent: deque[Logged] = deque(maxlen=keep)
+        self._draw = random.Random(secrets.randbits(64) if seed is None else seed).random
+        self._seq = count()
+        self._ids = count(1)
+        self._prefix = secrets.token_hex(6)
+
+    # Before the decision
+
+    def new_id(self, headers: Mapping[bytes, bytes]) -> str:
+        """The client's ``x-request-id`` if it is a sane one, else a fresh id."""
+        given = headers.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode("latin-1")
+        return self.fresh_id()
+
+    def fresh_id(self) -> str:
+        """An id that no other request of this process has, and hardly one of another."""
+        return f"{self._prefix}-{next(self._ids):x}"
+
+    def resolve(
+        self,
+        headers: Mapping[bytes, bytes],
+        model: str | None,
+        tenant: Tenant,
+        *,
+        request_id: str,
+        prompt_tokens: int,
+        output_tokens: int,
+    ) -> Request:
+        """The request as the core knows it, with its model and version settled.
+
+        Args:
+            headers: by lower-case name; ``X-Model-Name`` and ``X-Model-Version`` win over the body.
+            model: as the body says.
+            tenant: who asks.
+            request_id: chosen by :meth:`new_id`.
+            prompt_tokens: estimated.
+            output_tokens: the client's limit; 0 if it gave none.
+
+        Raises:
+            Refusal: 400 if no model is named, 404 if there is none of that name for this tenant.
+        """
+        named = headers.get(b"x-model-name")
+        wanted = named.decode("latin-1") if named else model
+        if not wanted:
+            raise Refusal(
+                400, "model_missing", "name a model: field 'model', or header X-Model-Name", param="model"
+            )
+        session = session_of(headers)
+        draw = unit_hash(session) if session else self._draw()
+        version = headers.get(b"x-model-version", b"").decode("latin-1")
+        try:
+            if not tenant.may_use(wanted.partition("@")[0]):
+                raise UnknownModelError(wanted)
+            found = self.catalogue.resolve(wanted, version, draw, self.is_served)
+        except UnknownModelError as error:
+            # A model that is not allowed and one that does not exist look the same.
+            message = str(error) if not self.keys.are_required else f"unknown model {wanted!r}"
+            raise Refusal(404, "model_not_found", message, param="model") from None
+        tags = tags_of(headers)
+        return Request(
+            id=request_id,
+            model=found.id,
+            name=found.name,
+            version=found.version,
+            seq=next(self._seq),
+            session=session,
+            tags=tags | found.tags if found.tags else tags,
+            priority=priority_of(headers),
+            tenant=tenant.name,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            slo_ttft_s=positive_ms(headers, b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms"),
+            slo_tpot_s=positive_ms(headers, b"x-llm-d-slo-tpot-ms", b"x-slo-tpot-ms"),
+            model_gib=found.gib,
+            load_s=found.load_s,
+            headers=HeaderView(headers),
+        )
+
+    def is_served(self, model: str) -> bool:
+        """Whether some node, in rotation or not, serves the model id."""
+        return bool(np.count_nonzero(self.fleet.at(self.clock()).serving(model)))
+
+    def admit(self, request: Request, tenant: Tenant) -> None:
+        """Let the request in and earn it its share of the retry budget.
+
+        Raises:
+            Refusal: 429.
+        """
+        now_s = self.clock()
+        self.admission.admit(self.ledger.in_flight, request.priority, tenant, now_s)
+        self.retries.deposit(now_s)
+
+    # The decision
+
+    def attempt(
+        self,
+        request: Request,
+        tenant: Tenant,
+        arrived_s: float,
+        *,
+        tried: Mask | None = None,
+        parent_id: str = "",
+        lifetime_s: float = float("inf"),
+    ) -> "Attempt":
+        """Decide, and take the lease: the only way to a node.
+
+        Args:
+            request: admitted.
+            tenant: whose it is.
+            arrived_s: when.
+            tried: nodes that failed it already.
+            parent_id: the first attempt's, for a retry.
+            lifetime_s: after which the lease ends by itself.
+
+        Raises:
+            Refusal: 503 if no node may serve it now.
+        """
+        started_s = time.perf_counter()
+        now_s = self.clock()
+        fleet = self.fleet.at(now_s)
+        try:
+            decision = self.policies.engine.decide(request, fleet, self._draw(), tried)
+        except NoEligibleNodeError as error:
+            raise Refusal(503, "no_capacity", str(error), Outcome.NO_CAPACITY, retry_after_s=1.0) from None
+        stats = self.stats
+        stats.decided(time.perf_counter() - started_s, now_s)
+        stats.decisions[decision.policy] += 1
+        stats.attempts += 1
+        if decision.fallback:
+            stats.fallbacks[self.policies.engine.policy.name] += 1
+            self.policies.fell_back(decision.fallback, now_s)
+        if decision.guard_reason:
+            stats.guard_overrides += 1
+        return Attempt(self, request, tenant, decision, fleet, arrived_s, now_s, parent_id, lifetime_s)
+
+    def has_alternative(self, request: Request, tried: Mask) -> bool:
+        """Whether another node could serve the request."""
+        return bool(eligible(request, self.fleet.at(self.clock()), tried).any())
+
+    # The end
+
+    def refused(self, refusal: Refusal, request_id: str, path: str, arrived_s: float) -> None:
+        """A request ended in the router."""
+        self.stats.refusals[refusal.code] += 1
+        self.stats.ended("", "", refusal.outcome)
+        self.request_log.add(
+            {
+                "event": "request.refused",
+                "request_id": request_id,
+                "path": path,
+                "status": refusal.status,
+                "outcome": refusal.outcome,
+                "reason": refusal.code,
+                "total_ms": round(1e3 * (self.clock() - arrived_s), 2),
+            }
+        )
+
+    def ended(self, attempt: "Attempt", outcome: Outcome, status: int, times: Times) -> None:
+        """A request ended at a node: its one terminal outcome."""
+        request, stats = attempt.request, self.stats
+        stats.ended(request.name, request.version, outcome)
+        stats.by_tenant[request.tenant] += 1
+        if outcome is Outcome.OK:
+            stats.duration_s.observe(request.name, times.total_s)
+            if times.ttft_s is not None:
+                stats.ttft_s.observe(request.name, times.ttft_s)
+            if times.output_tokens:
+                stats.tokens[request.name, "output"] += times.output_tokens
+                stats.tokens[request.name, "prompt"] += times.prompt_tokens or request.prompt_tokens
+                if times.ttft_s is not None and times.output_tokens > 1:
+                    stats.tpot_s.observe(
+                        request.name, (times.total_s - times.ttft_s) / (times.output_tokens - 1)
+                    )
+        if self.request_log.enabled:
+            decision = attempt.decision
+            self.request_log.add(
+                {
+                    "event": "request.ended",
+                    "request_id": request.id,
+                    "model": request.model,
+                    "tenant": request.tenant,
+                    "node": decision.node_id,
+                    "policy": decision.policy,
+                    "guard": decision.guard_reason,
+                    "status": status,
+                    "outcome": outcome,
+                    "queue_ms": round(1e3 * times.queue_s, 2),
+                    "ttft_ms": None if times.ttft_s is None else round(1e3 * times.ttft_s, 2),
+                    "total_ms": round(1e3 * times.total_s, 2),
+                    "cold_start": attempt.is_cold,
+                }
+            )
+
+    def decision(self, request_id: str) -> TraceRecord | None:
+        """The remembered decision of a request, if it is still remembered."""
+        for logged in reversed(self.recent):
+            if logged.request.id == request_id:
+                return logged.record(self.started_s)
+        return None
+
+    def decisions(self, limit: int) -> list[TraceRecord]:
+        """The latest decisions, newest first."""
+        newest = list(self.recent)[-limit:] if limit > 0 else []
+        return [logged.record(self.started_s) for logged in reversed(newest)]
+
+
+class Attempt:
+    """One try at one node: holds the lease; ends with one outcome, however it ends.
+
+    Leaving the context without :meth:`end` counts as the node's fault only if nothing else explains it.
+    """
+
+    __slots__ = (
+        "_columns", "_dispatch", "_lease", "_outcome", "_resident", "_specs", "arrived_s", "decision", "is_cold",
+        "parent_id", "refused", "request", "since_s", "state", "tenant", "times",
+    )  # fmt: skip
+
+    def __init__(
+        self, dispatch: Dispatch, request: Request, tenant: Tenant, decision: Decision, fleet: Fleet,
+        arrived_s: float, now_s: float, parent_id: str, lifetime_s: float,
+    ) -> None:  # fmt: skip
+        self._dispatch = dispatch
+        self.request = request
+        self.tenant = tenant
+        self.decision = decision
+        self.arrived_s = arrived_s
+        self.since_s = now_s
+        self.parent_id = parent_id
+        self.refused = False
+        self.times: Times | None = None
+        self._outcome: Outcome | None = None
+        self._resident = fleet.resident(request.model)
+        self._columns = fleet.columns.copy() if dispatch.recent.maxlen else fleet.columns
+        self._specs = fleet.specs
+        self.is_cold = not bool(self._resident[decision.index])
+        if self.is_cold:
+            dispatch.stats.cold_starts[request.name] += 1
+        self.state = dispatch.fleet.states[decision.index]
+        self._lease = dispatch.ledger.lease(self.state, request, now_s, lifetime_s)
+        tenant.inflight += 1
+
+    @property
+    def node(self) -> NodeSpec:
+        """Where to."""
+        return self.state.spec
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the lease still holds."""
+        return self._lease.is_open
+
+    def tried(self, before: Mask | None) -> Mask:
+        """``before`` and this node: what a retry must not choose again."""
+        now = np.array(
+            [spec.id == self.node.id for spec in self._dispatch.fleet.at(self._dispatch.clock()).specs]
+        )
+        return now if before is None or len(before) != len(now) else before | now
+
+    def end(self, outcome: Outcome, *, refused: bool = False) -> None:
+        """Say how it ended; the first word counts."""
+        if self._outcome is None:
+            self._outcome = outcome
+            self.refused = refused
+
+    def close(self) -> None:
+        """Release the lease and let the fleet learn from the outcome; a second call changes nothing."""
+        if not self._lease.release():
+            return
+        dispatch, outcome = self._dispatch, self._outcome or Outcome.UPSTREAM_RESET
+        self.tenant.inflight -= 1
+        now_s = dispatch.clock()
+        times = self.times or Times(self.since_s - self.arrived_s, now_s - self.arrived_s)
+        fleet = dispatch.fleet
+        fleet.record(self.state, outcome, now_s - self.since_s, now_s, dispatch._draw(), refused=self.refused)
+        if outcome is Outcome.OK:
+            fleet.served(self.state, self.request.model)
+        if dispatch.recent.maxlen:
+            dispatch.recent.append(
+                Logged(
+                    self.request, self.decision, self._specs, self._columns, self._resident, self.arrived_s,
+                    outcome, times, self.parent_id,
+                )
+            )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def headers_of(attempt: Attempt) -> list[tuple[bytes, bytes]]:
+    """Response headers that tell what was decided."""
+    request, decision = attempt.request, attempt.decision
+    headers = [
+        (b"x-request-id", request.id.encode("latin-1")),
+        (b"x-ccr-node", decision.node_id.encode()),
+        (b"x-ccr-policy", decision.policy.encode()),
+        (b"x-ccr-model", request.model.encode()),
+    ]
+    if request.version:
+        headers.append((b"x-ccr-version", request.version.encode()))
+    return headers

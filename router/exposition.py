@@ -1,0 +1,347 @@
+"""The metrics: one function each, in one table; computed from what the router counts when somebody asks."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from ccr.types import Fleet
+from ccr.version import __version__
+from router.dispatch import Dispatch
+from router.stats import ByModel, Histogram
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+GIB: Final = 2.0**30
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a metric function may look at."""
+
+    dispatch: Dispatch
+    fleet: Fleet
+    now_s: float
+    is_ready: bool
+
+
+Function = Callable[[View], Metric]
+
+
+def requests_total(view: View) -> Metric:
+    """Requests by their one terminal outcome."""
+    family = CounterMetricFamily(
+        "ccr_requests", requests_total.__doc__ or "", labels=["model", "version", "outcome"]
+    )
+    for labels, value in view.dispatch.stats.outcomes.items():
+        family.add_metric(labels, value)
+    return family
+
+
+def request_errors_total(view: View) -> Metric:
+    """Requests the router answered itself, by reason."""
+    return _counter(
+        "ccr_request_errors", request_errors_total, "error_code", view.dispatch.stats.refusals.items()
+    )
+
+
+def tenant_requests_total(view: View) -> Metric:
+    """Requests that reached a node, by API key name."""
+    return _counter(
+        "ccr_tenant_requests", tenant_requests_total, "tenant", view.dispatch.stats.by_tenant.items()
+    )
+
+
+def request_duration_seconds(view: View) -> Metric:
+    """Arrival to last byte, of successful requests."""
+    return _by_model("ccr_request_duration_seconds", request_duration_seconds, view.dispatch.stats.duration_s)
+
+
+def request_ttft_seconds(view: View) -> Metric:
+    """Arrival to first byte, of successful requests."""
+    return _by_model("ccr_request_ttft_seconds", request_ttft_seconds, view.dispatch.stats.ttft_s)
+
+
+def request_tpot_seconds(view: View) -> Metric:
+    """Time per output token after the first, of successful streamed requests whose engine reports usage."""
+    return _by_model("ccr_request_tpot_seconds", request_tpot_seconds, view.dispatch.stats.tpot_s)
+
+
+def tokens_total(view: View) -> Metric:
+    """Tokens as the engines report them."""
+    family = CounterMetricFamily("ccr_tokens", tokens_total.__doc__ or "", labels=["model", "kind"])
+    for labels, value in view.dispatch.stats.tokens.items():
+        family.add_metric(labels, value)
+    return family
+
+
+def decision_duration_seconds(view: View) -> Metric:
+    """Time to choose a node: mask, scores, pick, guard."""
+    family = HistogramMetricFamily("ccr_decision_duration_seconds", decision_duration_seconds.__doc__ or "")
+    family.add_metric([], *_histogram(view.dispatch.stats.decision_s))
+    return family
+
+
+def score_duration(view: View) -> Metric:
+    """Slowest choice of a node in the last 15 s, seconds (the founding article's name; alarm at 0.05)."""
+    slowest_s = view.dispatch.stats.slowest_decision_s(view.now_s)
+    return GaugeMetricFamily("router_score_duration", score_duration.__doc__ or "", value=slowest_s)
+
+
+def decisions_total(view: View) -> Metric:
+    """Choices of a node, by the policy that scored."""
+    return _counter("ccr_decisions", decisions_total, "policy", view.dispatch.stats.decisions.items())
+
+
+def policy_fallback_total(view: View) -> Metric:
+    """Choices where the policy failed and the fallback scored, by the policy that failed."""
+    return _counter(
+        "ccr_policy_fallback", policy_fallback_total, "policy", view.dispatch.stats.fallbacks.items()
+    )
+
+
+def policy_reloads_total(view: View) -> Metric:
+    """Reloads of the operator script, by result."""
+    return _counter(
+        "ccr_policy_reloads", policy_reloads_total, "result", view.dispatch.stats.policy_reloads.items()
+    )
+
+
+def policy_info(view: View) -> Metric:
+    """The policy in force."""
+    described = view.dispatch.policies.describe()
+    script = described["script"] or {}
+    value = {
+        "policy": described["name"],
+        "fallback": described["fallback"],
+        "sha256": script.get("sha256", ""),
+    }
+    return InfoMetricFamily("ccr_policy", policy_info.__doc__ or "", value=value)
+
+
+def policy_epoch(view: View) -> Metric:
+    """Grows by one with each change of policy."""
+    return GaugeMetricFamily(
+        "ccr_policy_epoch", policy_epoch.__doc__ or "", value=view.dispatch.policies.epoch
+    )
+
+
+def guard_override_total(view: View) -> Metric:
+    """Choices that the bounded-load guard moved to another node."""
+    return CounterMetricFamily(
+        "ccr_guard_override", guard_override_total.__doc__ or "", value=view.dispatch.stats.guard_overrides
+    )
+
+
+def cold_starts_total(view: View) -> Metric:
+    """Requests sent to a node that did not have the weights resident."""
+    return _counter("ccr_cold_starts", cold_starts_total, "model", view.dispatch.stats.cold_starts.items())
+
+
+def upstream_attempts_total(view: View) -> Metric:
+    """Requests sent to nodes, retries included."""
+    return CounterMetricFamily(
+        "ccr_upstream_attempts", upstream_attempts_total.__doc__ or "", value=view.dispatch.stats.attempts
+    )
+
+
+def retries_total(view: View) -> Metric:
+    """Requests sent to a second node."""
+    return CounterMetricFamily("ccr_retries", retries_total.__doc__ or "", value=view.dispatch.stats.retries)
+
+
+def retry_budget_exhausted_total(view: View) -> Metric:
+    """Retries that were not made because the budget was spent."""
+    return CounterMetricFamily(
+        "ccr_retry_budget_exhausted",
+        retry_budget_exhausted_total.__doc__ or "",
+        value=view.dispatch.retries.exhausted_total,
+    )
+
+
+def feedback_total(view: View) -> Metric:
+    """Calls of /feedback, by result."""
+    return _counter("ccr_feedback", feedback_total, "result", view.dispatch.stats.feedback.items())
+
+
+def batched_requests_total(view: View) -> Metric:
+    """Requests held in a batching window."""
+    return CounterMetricFamily(
+        "ccr_batched_requests", batched_requests_total.__doc__ or "", value=view.dispatch.stats.requests_held
+    )
+
+
+def inflight_requests(view: View) -> Metric:
+    """Requests in flight by this router's ledger, per node."""
+    return _per_node("ccr_inflight_requests", inflight_requests, view, view.fleet.inflight)
+
+
+def node_qps(view: View) -> Metric:
+    """Requests per second sent to the node, decayed over 5 s (the founding article's name)."""
+    return _per_node("ccr_node_qps", node_qps, view, view.fleet.qps)
+
+
+def node_available(view: View) -> Metric:
+    """1 while the node is in rotation."""
+    return _per_node("ccr_node_available", node_available, view, view.fleet.available.astype(float))
+
+
+def node_latency_seconds(view: View) -> Metric:
+    """Decayed mean latency of the node as seen here; failures count as the penalty."""
+    return _per_node("ccr_node_latency_seconds", node_latency_seconds, view, view.fleet.latency_s)
+
+
+def node_queue(view: View) -> Metric:
+    """Requests waiting in the node's engine, by telemetry."""
+    return _per_node("ccr_node_engine_waiting", node_queue, view, view.fleet.waiting)
+
+
+def node_kv_used(view: View) -> Metric:
+    """Used fraction of the node's KV cache, by telemetry."""
+    return _per_node("ccr_node_kv_used_ratio", node_kv_used, view, view.fleet.kv_used)
+
+
+def node_memory_total(view: View) -> Metric:
+    """GPU memory of the node."""
+    return _per_node(
+        "ccr_node_gpu_memory_total_bytes", node_memory_total, view, view.fleet.gpu_total_gib * GIB
+    )
+
+
+def node_memory_used(view: View) -> Metric:
+    """Used GPU memory of the node."""
+    used = view.fleet.gpu_total_gib - view.fleet.gpu_free_gib
+    return _per_node("ccr_node_gpu_memory_used_bytes", node_memory_used, view, used * GIB)
+
+
+def gpu_memory_used(view: View) -> Metric:
+    """Used GPU memory in percent of the card (the founding article's name; alarm at 95)."""
+    family = GaugeMetricFamily("gpu_memory_used", gpu_memory_used.__doc__ or "", labels=["node"])
+    for spec, free, total in zip(
+        view.fleet.specs, view.fleet.gpu_free_gib, view.fleet.gpu_total_gib, strict=True
+    ):
+        if total > 0.0:
+            family.add_metric([spec.id], 100.0 * (1.0 - free / total))
+    return family
+
+
+def model_load_time(view: View) -> Metric:
+    """Seconds the last load of a model took on a node (the founding article's name)."""
+    family = GaugeMetricFamily("ccr_model_load_time", model_load_time.__doc__ or "", labels=["node", "model"])
+    for state in view.dispatch.fleet.states:
+        for model, load_s in state.load_s.items():
+            family.add_metric([state.spec.id, model], load_s)
+    return family
+
+
+def telemetry_age_seconds(view: View) -> Metric:
+    """Age of the node's last reading."""
+    return _per_node("ccr_telemetry_age_seconds", telemetry_age_seconds, view, view.fleet.telemetry_age_s)
+
+
+def telemetry_errors_total(view: View) -> Metric:
+    """Readings that failed or were refused."""
+    family = CounterMetricFamily(
+        "ccr_telemetry_errors", telemetry_errors_total.__doc__ or "", labels=["node", "reason"]
+    )
+    for labels, value in view.dispatch.stats.telemetry_errors.items():
+        family.add_metric(labels, value)
+    return family
+
+
+def ejections_total(view: View) -> Metric:
+    """Nodes taken out of rotation for their failures."""
+    return CounterMetricFamily(
+        "ccr_ejections", ejections_total.__doc__ or "", value=view.dispatch.fleet.ejections_total
+    )
+
+
+def panic(view: View) -> Metric:
+    """1 while so many nodes fail that no more are taken out for errors."""
+    return GaugeMetricFamily("ccr_panic", panic.__doc__ or "", value=float(view.dispatch.fleet.panic))
+
+
+def ready(view: View) -> Metric:
+    """1 while /readyz says yes."""
+    return GaugeMetricFamily("ccr_ready", ready.__doc__ or "", value=float(view.is_ready))
+
+
+def build_info(_: View) -> Metric:
+    """The version that runs."""
+    return InfoMetricFamily("ccr_build", build_info.__doc__ or "", value={"version": __version__})
+
+
+METRICS: Final[tuple[Function, ...]] = (
+    requests_total, request_errors_total, tenant_requests_total,
+    request_duration_seconds, request_ttft_seconds, request_tpot_seconds, tokens_total,
+    decision_duration_seconds, score_duration, decisions_total,
+    policy_info, policy_epoch, policy_fallback_total, policy_reloads_total, guard_override_total,
+    cold_starts_total, upstream_attempts_total, retries_total, retry_budget_exhausted_total,
+    feedback_total, batched_requests_total,
+    inflight_requests, node_qps, node_available, node_latency_seconds, node_queue, node_kv_used,
+    node_memory_total, node_memory_used, gpu_memory_used, model_load_time,
+    telemetry_age_seconds, telemetry_errors_total, ejections_total, panic, ready, build_info,
+)  # fmt: skip
+
+
+class _Router(Collector):
+    def __init__(self, view: Callable[[], View]) -> None:
+        self._view = view
+
+    def collect(self) -> Iterator[Metric]:
+        view = self._view()
+        return (metric(view) for metric in METRICS)
+
+
+class Exposition:
+    """The page a Prometheus server reads.
+
+    Args:
+        view: what to look at, now.
+    """
+
+    def __init__(self, view: Callable[[], View]) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self._registry)
+        self._registry.register(_Router(view))
+
+    def page(self) -> bytes:
+        """The page, in the text format."""
+        return generate_latest(self._registry)
+
+
+def _counter(name: str, function: Function, label: str, items: Iterable[tuple[str, float]]) -> Metric:
+    family = CounterMetricFamily(name, function.__doc__ or "", labels=[label])
+    for value, number in items:
+        family.add_metric([value], number)
+    return family
+
+
+def _per_node(name: str, function: Function, view: View, column: Iterable[float]) -> Metric:
+    family = GaugeMetricFamily(name, function.__doc__ or "", labels=["node"])
+    for spec, value in zip(view.fleet.specs, column, strict=True):
+        family.add_metric([spec.id], float(value))
+    return family
+
+
+def _by_model(name: str, function: Function, by_model: ByModel) -> Metric:
+    family = HistogramMetricFamily(name, function.__doc__ or "", labels=["model"])
+    for model, histogram in by_model.histograms.items():
+        family.add_metric([model], *_histogram(histogram))
+    return family
+
+
+def _histogram(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+    cumulative, buckets = 0, []
+    for bound, number in zip([*histogram.bounds, float("inf")], histogram.counts, strict=True):
+        cumulative += number
+        buckets.append(("+Inf" if bound == float("inf") else repr(float(bound)), float(cumulative)))
+    return buckets, histogram.total

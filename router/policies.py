@@ -1,0 +1,157 @@
+"""Which engine serves: built from the settings, swapped as one value, struck out when its script misbehaves."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ccr import log
+from ccr.engine import Engine
+from ccr.errors import ConfigError
+from ccr.picker import Exploring
+from ccr.policies import POLICIES, SCRIPT
+from ccr.policies.script import ScriptPolicy, Strikes
+from ccr.policy import Policy
+from ccr.settings import PolicySettings, Settings
+from router.script_canary import load_script, load_script_async
+
+_log = log.get("policy")
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """What a change of policy did."""
+
+    policy: str
+    previous: str
+    took_s: float
+    sha256: str = ""
+
+
+class PolicySwitch:
+    """Holds the engine in force.
+
+    Args:
+        settings: policy and guard.
+
+    Raises:
+        ConfigError: if the policy's options do not fit.
+        ScriptError: if the script is refused.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._script_path = settings.policy.script
+        fallback = _built_in(settings.policy.fallback, {})
+        self._previous_script: ScriptPolicy | None = None
+        self._strikes = Strikes()
+        self._lock = asyncio.Lock()
+        self.epoch = 1
+        self.engine = Engine(
+            policy=_explore(self._first_policy(settings.policy), settings.policy.exploration),
+            fallback=fallback,
+            guard=settings.bounded_load(),
+        )
+
+    @property
+    def script(self) -> ScriptPolicy | None:
+        """The operator script in force, if one is."""
+        policy = self.engine.policy
+        return policy if isinstance(policy, ScriptPolicy) else None
+
+    def describe(self) -> dict[str, Any]:
+        """What is in force, for people and programs."""
+        script = self.script
+        return {
+            "name": self.engine.policy.name,
+            "fallback": self.engine.fallback.name,
+            "epoch": self.epoch,
+            "exploration": self._settings.policy.exploration,
+            "script": None if script is None else {"path": script.path, "sha256": script.sha256},
+            "available": [*POLICIES, *([SCRIPT] if self._script_path else [])],
+        }
+
+    async def switch(self, name: str, options: Mapping[str, float] | None = None) -> Swap:
+        """Put another policy in force.
+
+        Raises:
+            ConfigError: if there is no such policy, or its options do not fit.
+            ScriptError: if it is the script and it is refused.
+        """
+        if name == SCRIPT:
+            return await self.reload()
+        started_s = time.perf_counter()
+        return self._put(_built_in(name, options or {}), started_s)
+
+    async def reload(self, path: Path | None = None) -> Swap:
+        """Read the operator script again and put it in force; the old one serves until then, and if this fails.
+
+        Raises:
+            ConfigError: if no script is configured.
+            ScriptError: if it is refused.
+        """
+        started_s = time.perf_counter()
+        async with self._lock:
+            path = path or self._script_path
+            if path is None:
+                raise ConfigError("no script is configured: set `policy.script: PATH` in the config")
+            script = await load_script_async(path)
+            self._previous_script = self.script
+            return self._put(script, started_s)
+
+    def fell_back(self, reason: str, now_s: float) -> None:
+        """A decision used the fallback; a script that keeps running out of time gives way to its predecessor.
+
+        Args:
+            reason: as the decision tells it.
+            now_s: the moment.
+        """
+        script = self.script
+        if script is None:
+            return
+        self._strikes = self._strikes.after(reason, now_s)
+        if not self._strikes.out:
+            return
+        successor: Policy = self._previous_script or self.engine.fallback
+        self._previous_script = None
+        _log.error("policy.struck_out", script=script.path, sha256=script.sha256, successor=successor.name)
+        self._put(successor, time.perf_counter())
+
+    def _put(self, policy: Policy, started_s: float) -> Swap:
+        previous = self.engine.policy.name
+        self.engine = replace(self.engine, policy=_explore(policy, self._settings.policy.exploration))
+        self.epoch += 1
+        self._strikes = Strikes()
+        sha256 = policy.sha256 if isinstance(policy, ScriptPolicy) else ""
+        swap = Swap(policy.name, previous, time.perf_counter() - started_s, sha256)
+        _log.info("policy.swapped", policy=swap.policy, previous=previous, epoch=self.epoch, sha256=sha256)
+        return swap
+
+    def _first_policy(self, settings: PolicySettings) -> Policy:
+        if settings.name == SCRIPT and settings.script is not None:
+            return load_script(settings.script)
+        return _built_in(settings.name, settings.options)
+
+
+def _built_in(name: str, options: Mapping[str, float]) -> Policy:
+    if name not in POLICIES:
+        raise ConfigError(f"no policy is called {name!r}; there are {', '.join(POLICIES)}")
+    make = POLICIES[name]
+    takes = [option for option in inspect.signature(make).parameters if option not in {"name", "picker"}]
+    unknown = sorted(set(options).difference(takes))
+    if unknown:
+        raise ConfigError(
+            f"policy {name!r} has no option {', '.join(unknown)}; it takes {', '.join(takes) or 'none'}"
+        )
+    return make(**options)
+
+
+def _explore(policy: Policy, epsilon: float) -> Policy:
+    """The same policy, but a share of its decisions goes to any eligible node."""
+    if epsilon == 0.0 or not hasattr(policy, "__dataclass_fields__"):
+        return policy
+    explored: Policy = replace(policy, picker=Exploring(epsilon, policy.picker))  # type: ignore[type-var]
+    return explored

@@ -1,0 +1,292 @@
+"""``POST /route`` and ``POST /feedback``: the caller reaches the node itself and says how it went."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from ccr import log
+from ccr.types import Outcome
+from router.call import Scope, header_map
+from router.dispatch import Attempt, Dispatch, Times
+from router.refusals import Refusal
+from router.routes.body import Limits, Send, answer, answer_json, read_body
+from router.watchdog import Interrupt, Receive, Watchdog
+
+_log = log.get("sidecar")
+
+REMEMBERED: Final = 100_000
+"""Closed decisions remembered, so that feedback given twice is recognised."""
+LATEST_S: Final = 600.0
+"""Feedback later than this is dropped and counted."""
+SLACK_S: Final = 0.050
+"""A caller's clock may be this much ahead when it reports a latency."""
+
+
+class RouteBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What ``/route`` takes."""
+
+    model: str | None = None
+    headers: dict[str, str] = {}
+    prompt_tokens: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
+    output_tokens: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
+
+
+class RouteAnswer(msgspec.Struct):
+    """What ``/route`` answers."""
+
+    target: str
+    node: str
+    request_id: str
+    policy: str
+    decision_token: str
+    model: str
+    expires_in_s: float
+
+
+Milliseconds = Annotated[float, msgspec.Meta(ge=0.0, le=86_400_000.0)]
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
+
+
+class FeedbackBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What ``/feedback`` takes; times in milliseconds, as the caller measured them."""
+
+    decision_token: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    status: Literal["ok", "upstream_4xx", "upstream_5xx", "upstream_reset", "timeout", "client_closed"] = "ok"
+    latency_ms: Milliseconds | None = None
+    ttft_ms: Milliseconds | None = None
+    prompt_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
+
+
+class DecisionToken(msgspec.Struct, array_like=True):
+    """What a decision token says, signed."""
+
+    decision_id: str
+    node: str
+    at_s: float
+    epoch: int
+    propensity: float
+
+
+class Signer:
+    """Signs decision tokens and reads them back.
+
+    Args:
+        secret: shared by the replicas that may see each other's tokens; ``None`` makes one.
+    """
+
+    def __init__(self, secret: bytes | None) -> None:
+        self._key = hashlib.sha256(secret).digest() if secret else secrets.token_bytes(32)
+
+    def sign(self, content: DecisionToken) -> str:
+        """The token."""
+        payload = msgspec.msgpack.encode(content)
+        return base64.urlsafe_b64encode(self._mac(payload) + payload).decode()
+
+    def read(self, token: str) -> DecisionToken | None:
+        """What the token says; ``None`` if it was not signed here."""
+        try:
+            raw = base64.urlsafe_b64decode(token.encode())
+            mac, payload = raw[:16], raw[16:]
+            if not hmac.compare_digest(mac, self._mac(payload)):
+                return None
+            return msgspec.msgpack.decode(payload, type=DecisionToken)
+        except (ValueError, msgspec.DecodeError):
+            return None
+
+    def _mac(self, payload: bytes) -> bytes:
+        return hmac.digest(self._key, payload, "sha256")[:16]
+
+
+_DECODE_ROUTE = msgspec.json.Decoder(RouteBody).decode
+_DECODE_FEEDBACK = msgspec.json.Decoder(FeedbackBody).decode
+_ENCODE = msgspec.json.Encoder().encode
+
+
+class Sidecar:
+    """Both handlers, and the decisions that still wait for feedback.
+
+    Args:
+        dispatch: decides and leases.
+        watchdog: ends a request whose body never comes.
+        signer: of decision tokens.
+        limits: of body and headers.
+        lease_s: time a decision waits for its feedback.
+    """
+
+    def __init__(
+        self, dispatch: Dispatch, watchdog: Watchdog, signer: Signer, limits: Limits, lease_s: float
+    ) -> None:
+        self._dispatch = dispatch
+        self._watchdog = watchdog
+        self._signer = signer
+        self._limits = limits
+        self._lease_s = lease_s
+        self._open: OrderedDict[str, Attempt] = OrderedDict()
+        self._closed: OrderedDict[str, Outcome] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decide, lease, answer with the target."""
+        arrived_s = self._dispatch.clock()
+        request_id = self._dispatch.fresh_id()
+        try:
+            headers, body = await self._read(scope, receive, arrived_s)
+            reply = self._decide(headers, body, request_id, arrived_s)
+        except Refusal as refusal:
+            self._dispatch.refused(refusal, request_id, "/route", arrived_s)
+            await answer(send, refusal, request_id)
+            return
+        await answer_json(send, _ENCODE(reply))
+
+    async def feedback(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Close a decision; saying it twice changes nothing."""
+        arrived_s = self._dispatch.clock()
+        try:
+            headers, body = await self._read(scope, receive, arrived_s)
+            self._dispatch.keys.tenant(headers)
+            result = self._close(_decoded(_DECODE_FEEDBACK, body), arrived_s)
+        except Refusal as refusal:
+            self._dispatch.stats.feedback[refusal.code] += 1
+            await answer(send, refusal, "")
+            return
+        self._dispatch.stats.feedback[result] += 1
+        await answer_json(send, _ENCODE({"result": result}))
+
+    def expire(self, now_s: float) -> None:
+        """End the decisions whose feedback never came; all leases last equally long, so the oldest are first."""
+        while self._open:
+            decision_id, attempt = next(iter(self._open.items()))
+            if now_s - attempt.since_s < self._lease_s:
+                return
+            del self._open[decision_id]
+            self._finish(decision_id, attempt, Outcome.EXPIRED, None)
+
+    def abort_all(self) -> int:
+        """End every open decision because the process goes away; returns how many there were."""
+        ended = len(self._open)
+        while self._open:
+            decision_id, attempt = self._open.popitem()
+            self._finish(decision_id, attempt, Outcome.ABORTED_DRAIN, None)
+        return ended
+
+    def _decide(
+        self, headers: dict[bytes, bytes], body: bytes, request_id: str, arrived_s: float
+    ) -> RouteAnswer:
+        dispatch = self._dispatch
+        tenant = dispatch.keys.tenant(headers)
+        asked = _decoded(_DECODE_ROUTE, body)
+        # The headers of the request that is to be routed; the sidecar's own carry nothing but its key.
+        given = {
+            name.lower().encode("latin-1", "replace"): _latin(value) for name, value in asked.headers.items()
+        }
+        request = dispatch.resolve(
+            given or headers,
+            asked.model,
+            tenant,
+            request_id=request_id,
+            prompt_tokens=asked.prompt_tokens,
+            output_tokens=asked.output_tokens,
+        )
+        dispatch.admit(request, tenant)
+        attempt = dispatch.attempt(request, tenant, arrived_s, lifetime_s=self._lease_s)
+        self._open[request_id] = attempt
+        decision = attempt.decision
+        token = DecisionToken(
+            request_id, decision.node_id, attempt.since_s, dispatch.policies.epoch, decision.propensity
+        )
+        return RouteAnswer(
+            target=attempt.node.address,
+            node=decision.node_id,
+            request_id=request_id,
+            policy=decision.policy,
+            decision_token=self._signer.sign(token),
+            model=request.model,
+            expires_in_s=self._lease_s,
+        )
+
+    def _close(self, body: FeedbackBody, now_s: float) -> str:
+        token = self._signer.read(body.decision_token)
+        if token is None:
+            raise Refusal(403, "bad_token", "this decision token was not signed here", param="decision_token")
+        closed_as = self._closed.get(token.decision_id)
+        if closed_as is not None:
+            return "late" if closed_as is Outcome.EXPIRED else "duplicate"
+        attempt = self._open.get(token.decision_id)
+        if attempt is None:
+            if now_s - token.at_s > LATEST_S:
+                return "late"
+            raise Refusal(
+                403, "unknown_decision", "no such decision is open in this replica", param="decision_token"
+            )
+        longest_s = now_s - attempt.since_s + SLACK_S
+        for name in ("latency_ms", "ttft_ms"):
+            value = getattr(body, name)
+            if value is not None and value / 1e3 > longest_s:
+                raise Refusal(
+                    400,
+                    "impossible_latency",
+                    f"{name} is longer than the decision is old ({longest_s:.3f} s)",
+                    param=name,
+                )
+        del self._open[token.decision_id]
+        self._finish(token.decision_id, attempt, Outcome(body.status), body)
+        return "recorded"
+
+    def _finish(
+        self, decision_id: str, attempt: Attempt, outcome: Outcome, body: FeedbackBody | None
+    ) -> None:
+        self._closed[decision_id] = outcome
+        if len(self._closed) > REMEMBERED:
+            self._closed.popitem(last=False)
+        total_s = self._dispatch.clock() - attempt.arrived_s
+        times = Times(queue_s=attempt.since_s - attempt.arrived_s, total_s=total_s)
+        if body is not None:
+            times = Times(
+                queue_s=times.queue_s,
+                total_s=total_s if body.latency_ms is None else body.latency_ms / 1e3,
+                ttft_s=None if body.ttft_ms is None else body.ttft_ms / 1e3,
+                prompt_tokens=body.prompt_tokens,
+                output_tokens=body.output_tokens,
+            )
+        attempt.times = times
+        attempt.end(outcome)
+        attempt.close()
+        self._dispatch.ended(attempt, outcome, 200, times)
+
+    async def _read(
+        self, scope: Scope, receive: Receive, arrived_s: float
+    ) -> tuple[dict[bytes, bytes], bytes]:
+        limits = self._limits
+        headers = header_map(scope, limits.max_headers, limits.max_header_bytes)
+        watch = self._watchdog.begin(arrived_s, limits.body_timeout_s)
+        try:
+            return headers, await read_body(headers, receive, limits.max_body_bytes)
+        except asyncio.CancelledError:
+            watch.task.uncancel()
+            if watch.interrupt is Interrupt.TIMEOUT:
+                raise Refusal(408, "body_timeout", "the request did not arrive in time") from None
+            raise Refusal(
+                503, "draining", "the router is shutting down", Outcome.ABORTED_DRAIN, 1.0
+            ) from None
+        finally:
+            self._watchdog.end(watch)
+
+
+def _decoded(decode: Any, body: bytes) -> Any:
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Refusal(400, "invalid_body", f"the body is not what this call takes: {error}") from None
+
+
+def _latin(value: str) -> bytes:
+    return value.encode("latin-1", "replace")

@@ -1,0 +1,124 @@
+"""One clock for every timeout, and the eye on clients that hang up.
+
+A sweep every tenth of a second looks at all exchanges, instead of timers per request: an exchange that
+is over sooner costs a set insertion and nothing else. Only one that lives longer gets a task that waits
+for its client to leave.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Any
+
+from ccr import log
+
+_log = log.get("watchdog")
+
+SWEEP_S = 0.1
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+class Interrupt(StrEnum):
+    """Why the watchdog cancelled an exchange."""
+
+    NONE = ""
+    TIMEOUT = "timeout"
+    CLIENT_GONE = "client_gone"
+    DRAIN = "drain"
+
+
+class Watch:
+    """One exchange under watch.
+
+    Args:
+        task: runs it; cancelled when it must end.
+        receive: the ASGI callable that tells when the client leaves; ``None`` while the body is being read.
+        since_s: the start.
+        deadline_s: when to give up; move it on every sign of life.
+    """
+
+    __slots__ = ("deadline_s", "interrupt", "listener", "receive", "since_s", "task")
+
+    def __init__(
+        self, task: asyncio.Task[Any], receive: Receive | None, since_s: float, deadline_s: float
+    ) -> None:
+        self.task = task
+        self.receive = receive
+        self.since_s = since_s
+        self.deadline_s = deadline_s
+        self.interrupt = Interrupt.NONE
+        self.listener: asyncio.Task[None] | None = None
+
+    def cancel(self, why: Interrupt) -> None:
+        """End the exchange, saying why; only the first reason counts."""
+        if self.interrupt is Interrupt.NONE:
+            self.interrupt = why
+            self.task.cancel()
+
+
+class Watchdog:
+    """Watches exchanges.
+
+    Args:
+        clock: monotonic seconds.
+        on_sweep: called at each sweep with the moment; for whatever else must happen regularly.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], on_sweep: Callable[[float], None] = lambda _: None
+    ) -> None:
+        self._clock = clock
+        self._on_sweep = on_sweep
+        self._watches: set[Watch] = set()
+
+    def __len__(self) -> int:
+        return len(self._watches)
+
+    def begin(self, since_s: float, timeout_s: float) -> Watch:
+        """Watch the current task; give it ``receive`` once the body has been read."""
+        task = asyncio.current_task()
+        assert task is not None, "an exchange runs in a task"  # noqa: S101 - for the type checker
+        watch = Watch(task, None, since_s, since_s + timeout_s)
+        self._watches.add(watch)
+        return watch
+
+    def end(self, watch: Watch) -> None:
+        """Stop watching; what comes after this cannot interrupt the exchange any more."""
+        self._watches.discard(watch)
+        if watch.listener is not None:
+            watch.listener.cancel()
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            try:
+                self.sweep(self._clock())
+            except Exception as error:
+                # Nobody else ends what lasts too long: not even a log that cannot be written may end the watch.
+                with contextlib.suppress(Exception):
+                    _log.error("watchdog.sweep_failed", error=repr(error))
+
+    def sweep(self, now_s: float) -> None:
+        """Interrupt what is overdue; listen for the clients of what lasts."""
+        for watch in list(self._watches):
+            if now_s > watch.deadline_s:
+                watch.cancel(Interrupt.TIMEOUT)
+            elif watch.listener is None and watch.receive is not None and now_s - watch.since_s > SWEEP_S:
+                watch.listener = asyncio.create_task(_listen(watch, watch.receive))
+        self._on_sweep(now_s)
+
+    async def abort_all(self) -> int:
+        """End every exchange because the process goes away; returns how many there were."""
+        watches = list(self._watches)
+        for watch in watches:
+            watch.cancel(Interrupt.DRAIN)
+        await asyncio.gather(*[watch.task for watch in watches], return_exceptions=True)
+        return len(watches)
+
+
+async def _listen(watch: Watch, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    watch.cancel(Interrupt.CLIENT_GONE)
