@@ -48,9 +48,11 @@ class BoundedLoad:
             one that takes what was drawn on nodes over their limit.
         """
         bound = self.bound(fleet, mask)
-        if probabilities[drawn] == 1.0 and fleet.inflight[drawn] + 1.0 <= max(bound * fleet.ramp[drawn], 1.0):
-            return probabilities, drawn  # nothing else could have been drawn: no need to look at the others
-        fits = fleet.inflight + 1.0 <= np.maximum(bound * fleet.ramp, 1.0)
+        inflight, ramp = fleet.inflight, fleet.ramp
+        # The usual case first, in four look-ups: the busiest node would fit even at the smallest share.
+        if inflight[inflight.argmax()] + 1.0 <= max(bound * ramp[ramp.argmin()], 1.0):
+            return probabilities, drawn
+        fits = inflight + 1.0 <= np.maximum(bound * ramp, 1.0)
         over = (probabilities > 0.0) & ~fits
         if not np.count_nonzero(over):
             return probabilities, drawn

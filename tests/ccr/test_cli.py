@@ -80,7 +80,8 @@ def test_every_command_helps(name, monkeypatch):
     code, out, _ = ccr(monkeypatch, name, "--help")
 
     assert code == 0
-    assert f"ccr {name}" in out.replace("\n", " ") or name in out
+    assert name in out.splitlines()[0].split()
+    assert "--help" in out
 
 
 def test_the_version_is_told(monkeypatch):

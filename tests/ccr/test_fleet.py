@@ -216,9 +216,9 @@ def test_replacing_the_fleet_keeps_unchanged_nodes_as_they_are():
     live.record(kept, Outcome.OK, 2.0, 1.0, 0.5)
     fail(live, "c", 1.0)
 
-    joined, left = live.replace([a_spec("c"), a_spec("d"), a_spec("b")], 1.5)
+    joined, left = live.replace([a_spec("c"), a_spec("d"), a_spec("b")], 1.0)
 
-    fleet = live.at(1.5)
+    fleet = live.at(1.0)
     assert (joined, left) == (["d"], ["a"])
     assert live.state("b") is kept
     assert fleet.inflight.tolist() == [0.0, 0.0, 1.0]
@@ -310,6 +310,20 @@ def test_latency_is_a_decayed_mean():
         live.record(live.state("a"), Outcome.OK, latency_s, 1.0, 0.5)
 
     assert live.at(1.0).latency_s[0] == pytest.approx((2.0 * 0.9 + 4.0 * 0.1) * 0.9 + 1.0 * 0.1)
+
+
+def test_a_node_without_traffic_drifts_to_the_mean_and_is_tried_again_some_day():
+    live = a_live_fleet("slow", "fast", "new", latency_memory_s=10.0)
+    live.record(live.state("slow"), Outcome.OK, 9.0, 0.0, 0.5)
+
+    seen_s = []
+    for now_s in (0.0, 10.0, 1000.0):
+        live.record(live.state("fast"), Outcome.OK, 1.0, now_s, 0.5)
+        seen_s.append(live.at(now_s).latency_s.tolist())
+
+    assert [slow for slow, _, _ in seen_s] == pytest.approx([9.0, 5.0 + 4.0 * math.exp(-1.0), 5.0])
+    assert [fast for _, fast, _ in seen_s] == [1.0] * 3
+    assert [new for _, _, new in seen_s] == [0.0] * 3
 
 
 # In and out of rotation

@@ -103,7 +103,7 @@ def test_a_missing_file_is_named(tmp_path):
         ("? [a]\n: 1", "unhashable"),
         ("!!python/object/apply:os.system [id]", "could not determine a constructor"),
         ("!!map [a]", "expected a mapping"),
-        ("a: " + "[" * 5000, "not valid YAML"),
+        ("a: " + "[" * 1500, "not valid YAML"),
         ("\x00", "not valid YAML"),
         ("- a", "found a list"),
         ("just text", "found a str"),
@@ -171,7 +171,7 @@ def test_an_unknown_key_is_refused_where_it_stands(text, place):
 def test_a_wrong_value_is_refused_with_place_value_and_remedy(text, problem):
     (found,) = problems(text)
 
-    assert re.match(problem, found) or re.search(problem, found)
+    assert re.search(problem, found)
 
 
 def test_every_problem_is_in_one_report():
