@@ -11,6 +11,9 @@ from ccr.picker import draw
 from ccr.policy import Policy
 from ccr.types import Decision, Fleet, Mask, Request
 
+MAX_REASON = 200
+"""Characters of a failure that are kept: the text is an operator script's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -42,7 +45,7 @@ class Engine:
             return decide(request, fleet, self.policy, self.guard, u, exclude)
         except PolicyError as failure:
             decision = decide(request, fleet, self.fallback, self.guard, u, exclude)
-            return replace(decision, fallback=str(failure) or type(failure).__name__)
+            return replace(decision, fallback=(str(failure) or type(failure).__name__)[:MAX_REASON])
 
 
 def decide(
@@ -69,6 +72,7 @@ def decide(
         propensity=float(executed[chosen]),
         u=u,
         drawn_id=fleet.specs[drawn].id,
+        drawn_propensity=float(probabilities[drawn]),
         guard_reason="bounded_load" if chosen != drawn else "",
         scores=scores,
         probabilities=executed,

@@ -21,8 +21,8 @@ class FleetRules:
         stale_after_s: a reading older than this is masked to a neutral value.
         qps_window_s: time constant of the decayed request rate.
         latency_weight: weight of a new observation in the mean latency.
-        latency_memory_s: time constant with which a node that gets no traffic drifts back to the mean of
-            the others: what was slow once must be tried again some day.
+        latency_memory_s: time constant with which a node that gets no traffic drifts back to the
+            fleet's mean: what was slow once must be tried again some day.
         penalty_s: latency charged for a failure, so that failing fast never looks fast.
         grid_s: columns that depend on time are refreshed at most this often.
         max_backoff_s: longest a node is left alone for its ``429``.
@@ -59,6 +59,7 @@ class NodeState:
         "latency_s",
         "load_s",
         "loading",
+        "probe_under_way",
         "qps",
         "reading",
         "reading_s",
@@ -79,6 +80,7 @@ class NodeState:
         self.reading_s = -math.inf
         self.boot_id = ""
         self.health = Health(rules.outlier, healthy_since_s=now_s if joined_late else -1e18)
+        self.probe_under_way = False
         self.draining = False
         self.backoff_until_s = -math.inf
         self.qps = 0.0
@@ -146,7 +148,9 @@ class LiveFleet:
         for spec in specs:
             known = self._by_id.get(spec.id)
             if known is None or known.spec != spec:
-                known = NodeState(spec, self.rules, now_s, joined_late=late)
+                fresh = NodeState(spec, self.rules, now_s, joined_late=late)
+                fresh.draining = known is not None and known.draining
+                known = fresh
                 joined.append(spec.id)
             states.append(known)
         left = [state.spec.id for state in self.states if state not in states]
@@ -187,8 +191,8 @@ class LiveFleet:
         self._refresh(now_s)
         return restarted
 
-    def dispatched(self, state: NodeState, request: Request, now_s: float) -> None:
-        """Count a request as in flight at the node; only the ledger calls this."""
+    def dispatched(self, state: NodeState, request: Request, now_s: float) -> bool:
+        """Count a request as in flight at the node; only the ledger calls this. Returns whether it is the node's probe."""
         state.requests += 1
         state.inflight += 1
         here = state.inflight_by_model.get(request.model, 0)
@@ -201,10 +205,14 @@ class LiveFleet:
             self._columns[_ROW["qps"], state.index] = state.qps
             if not here and request.model not in state.reported:
                 self._residency(state)
-            if state.spec.max_inflight or state.health.phase is Phase.PROBING:
+            is_probe = state.health.phase is Phase.PROBING
+            state.probe_under_way |= is_probe
+            if is_probe or state.spec.max_inflight:
                 self._availability(state, now_s)
+            return is_probe
+        return False
 
-    def finished(self, state: NodeState, model: str) -> None:
+    def finished(self, state: NodeState, model: str, *, was_probe: bool = False) -> None:
         """Count a request as no longer in flight; only the ledger calls this."""
         state.inflight -= 1
         here = state.inflight_by_model[model] - 1
@@ -216,7 +224,9 @@ class LiveFleet:
             self._columns[_ROW["inflight"], state.index] = state.inflight
             if not here and model not in state.reported:
                 self._residency(state)
-            if state.spec.max_inflight or state.health.phase is Phase.PROBING:
+            if was_probe:
+                state.probe_under_way = False
+            if was_probe or state.spec.max_inflight:
                 self._availability(state, self._view.now_s)
 
     def record(
@@ -245,10 +255,13 @@ class LiveFleet:
         # Not from a refusal (4xx): it comes back fast and would draw traffic to the node that refuses.
         if outcome is Outcome.OK or outcome.is_node_failure:
             seen_s = max(latency_s, self.rules.penalty_s) if outcome.is_node_failure else latency_s
+            known_s = self._latency(state, self._mean_latency(), now_s)
             weight = self.rules.latency_weight if state.latency_s else 1.0
-            state.latency_s += weight * (seen_s - state.latency_s)
+            state.latency_s = known_s + weight * (seen_s - known_s)
             state.latency_at_s = now_s
         before = state.health.phase
+        if before is Phase.PROBING and now_s - latency_s < state.health.until_s - 1e-6:
+            return False  # sent before the ejection ended: it says nothing about how the node is now
         may_eject = outcome.is_node_failure and self._may_eject_softly()
         state.health.record(outcome, now_s, u, refused=refused, may_eject_softly=may_eject)
         ejected = state.health.phase is Phase.EJECTED and before is not Phase.EJECTED
@@ -295,6 +308,7 @@ class LiveFleet:
     def _reincarnate(self, old: NodeState, now_s: float) -> NodeState:
         fresh = NodeState(old.spec, self.rules, now_s, joined_late=True)
         fresh.draining = old.draining
+        fresh.health.inherit(old.health)
         self._rebuild([fresh if state is old else state for state in self.states], now_s)
         return fresh
 
@@ -325,7 +339,8 @@ class LiveFleet:
                 columns[_ROW["room_gib"], i] = total or UNKNOWN
                 self._view.residency_changed()
             self._availability(state, now_s)
-        columns[_ROW["latency_s"]] = self._latencies(now_s)
+        mean_s = self._mean_latency()
+        columns[_ROW["latency_s"]] = [self._latency(state, mean_s, now_s) for state in self.states]
         for name in _MEASURED:
             values = [
                 getattr(state.reading, name) if is_fresh else None
@@ -335,17 +350,16 @@ class LiveFleet:
             neutral = sum(known) / len(known) if known and name == "gpu_free_gib" else 0.0
             columns[_ROW[name]] = [neutral if value is None else value for value in values]
 
-    def _latencies(self, now_s: float) -> list[float]:
-        """Each node's latency, drifting to the mean of the nodes that have one since it last answered."""
+    def _mean_latency(self) -> float:
         seen = [state.latency_s for state in self.states if state.latency_s]
-        mean = sum(seen) / len(seen) if seen else 0.0
-        memory_s = self.rules.latency_memory_s
-        return [
-            mean + (state.latency_s - mean) * math.exp(-max(now_s - state.latency_at_s, 0.0) / memory_s)
-            if state.latency_s
-            else 0.0
-            for state in self.states
-        ]
+        return sum(seen) / len(seen) if seen else 0.0
+
+    def _latency(self, state: NodeState, mean_s: float, now_s: float) -> float:
+        """The node's latency, drifted towards the fleet's mean since it last answered; 0 where nothing was seen."""
+        if not state.latency_s:
+            return 0.0
+        kept = math.exp(-max(now_s - state.latency_at_s, 0.0) / self.rules.latency_memory_s)
+        return mean_s + (state.latency_s - mean_s) * kept
 
     def _availability(self, state: NodeState, now_s: float) -> None:
         state.health.advance(now_s)
@@ -359,7 +373,7 @@ class LiveFleet:
             return "draining"
         if health.phase is Phase.EJECTED:
             return f"ejected for {health.until_s - now_s:.0f} s ({health.why})"
-        if health.phase is Phase.PROBING and state.inflight:
+        if health.phase is Phase.PROBING and state.probe_under_way:
             return f"on probation, one probe under way ({health.why})"
         if now_s < state.backoff_until_s:
             return f"asked to be left alone for {state.backoff_until_s - now_s:.0f} s (429)"

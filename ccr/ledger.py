@@ -17,7 +17,7 @@ class Lease:
     Use it as a context manager, or call :meth:`release` on every path; a second release changes nothing.
     """
 
-    __slots__ = ("_ledger", "expires_s", "model", "request_id", "since_s", "state")
+    __slots__ = ("_ledger", "expires_s", "is_probe", "model", "request_id", "since_s", "state")
 
     def __init__(
         self, ledger: "Ledger", state: NodeState, request: Request, now_s: float, expires_s: float
@@ -28,6 +28,7 @@ class Lease:
         self.request_id = request.id
         self.since_s = now_s
         self.expires_s = expires_s
+        self.is_probe = False
 
     @property
     def is_open(self) -> bool:
@@ -75,7 +76,7 @@ class Ledger:
         lease = Lease(self, state, request, now_s, now_s + lifetime_s)
         self._open[lease] = None
         self.granted_total += 1
-        self._fleet.dispatched(state, request, now_s)
+        lease.is_probe = self._fleet.dispatched(state, request, now_s)
         return lease
 
     def expired(self, now_s: float) -> list[Lease]:
@@ -88,4 +89,4 @@ class Ledger:
 
     def _end(self, lease: Lease) -> None:
         del self._open[lease]
-        self._fleet.finished(lease.state, lease.model)
+        self._fleet.finished(lease.state, lease.model, was_probe=lease.is_probe)

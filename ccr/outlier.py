@@ -98,6 +98,14 @@ class Health:
             elif self.failures >= self.rules.failures:
                 self._eject(f"{self.failures} errors in a row", now_s, u, hard=False)
 
+    def inherit(self, before: "Health") -> None:
+        """Begin where an earlier incarnation of the node left off: a node that keeps crashing earns no fresh start."""
+        self.ejections = before.ejections
+        if before.phase is not Phase.HEALTHY:
+            self.phase = Phase.PROBING
+            self.until_s = min(before.until_s, self.healthy_since_s)
+            self.hard, self.why = before.hard, before.why
+
     def advance(self, now_s: float) -> None:
         """Let an ejection end: the node may then take one probe."""
         if self.phase is Phase.EJECTED and now_s >= self.until_s:

@@ -58,7 +58,7 @@ def record_of(
         node=decision.node_id, queue_ms=queue_ms, ttft_ms=ttft_ms, total_ms=total_ms,
         cold_start=not bool(resident[decision.index]), status=status,
         policy=decision.policy, propensity=decision.propensity,
-        parent_id=parent_id, model_id=request.model, seq=request.seq, load_s=request.load_s, u=decision.u, drawn=decision.drawn_id,
+        parent_id=parent_id, model_id=request.model, seq=request.seq, load_s=request.load_s, u=decision.u, drawn=decision.drawn_id, drawn_propensity=decision.drawn_propensity,
         guard_reason=decision.guard_reason, fallback=decision.fallback,
         node_ids=tuple(spec.id for spec in fleet.specs),
         mask=tuple(decision.mask.tolist()), scores=tuple(score if np.isfinite(score) else None for score in decision.scores.tolist()),

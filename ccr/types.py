@@ -428,6 +428,7 @@ class Decision:
         propensity: probability of ``node_id`` after mask and guard, in (0, 1].
         u: the draw in [0, 1) that picked it.
         drawn_id: the node the policy drew; differs from ``node_id`` when the guard moved it.
+        drawn_propensity: probability of ``drawn_id`` before the guard.
         guard_reason: empty unless the guard moved it.
         scores: one per node, shape ``(n,)``.
         probabilities: executed distribution, shape ``(n,)``.
@@ -442,6 +443,7 @@ class Decision:
     propensity: float
     u: float
     drawn_id: str
+    drawn_propensity: float
     guard_reason: str
     scores: Scores
     probabilities: Probabilities
@@ -480,6 +482,7 @@ class TraceRecord:
     load_s: float = 0.0
     u: float = 0.0
     drawn: str = ""
+    drawn_propensity: float | None = None
     guard_reason: str = ""
     fallback: str = ""
     node_ids: tuple[str, ...] = ()

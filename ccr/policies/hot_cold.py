@@ -13,7 +13,7 @@ from ccr.types import Fleet, Request, Scores
 class HotCold:
     """Hot/cold lexicographic rule of Prequal (Wydrowski et al., NSDI 2024, arXiv 2312.10172).
 
-    A node is hot when its requests in flight exceed a quantile of the fleet's. Cold nodes are ordered
+    A node is hot when its requests in flight exceed a quantile of those of the nodes in rotation. Cold nodes are ordered
     by latency, to which a node without the weights adds the time to load them; hot ones come after
     all cold ones, ordered by requests in flight.
 
@@ -31,7 +31,8 @@ class HotCold:
         """Minus expected seconds for cold nodes, far below them minus requests in flight; shape ``(n,)``."""
         cold_start_s = (request.load_s or self.default_load_s) * ~fleet.resident(request.model)
         expected_s = fleet.latency_s + cold_start_s
-        threshold = _quantile(fleet.inflight, self.quantile)
+        in_rotation = fleet.inflight[fleet.available]
+        threshold = _quantile(in_rotation if len(in_rotation) else fleet.inflight, self.quantile)
         hot = fleet.inflight > threshold
         return -np.where(hot, _FAR + fleet.inflight + expected_s / _FAR, expected_s)
 

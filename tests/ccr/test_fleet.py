@@ -315,15 +315,24 @@ def test_latency_is_a_decayed_mean():
 def test_a_node_without_traffic_drifts_to_the_mean_and_is_tried_again_some_day():
     live = a_live_fleet("slow", "fast", "new", latency_memory_s=10.0)
     live.record(live.state("slow"), Outcome.OK, 9.0, 0.0, 0.5)
+    live.record(live.state("fast"), Outcome.OK, 1.0, 0.0, 0.5)
 
-    seen_s = []
-    for now_s in (0.0, 10.0, 1000.0):
-        live.record(live.state("fast"), Outcome.OK, 1.0, now_s, 0.5)
-        seen_s.append(live.at(now_s).latency_s.tolist())
+    seen_s = [live.at(now_s).latency_s.tolist() for now_s in (0.0, 10.0, 1000.0)]
 
-    assert [slow for slow, _, _ in seen_s] == pytest.approx([9.0, 5.0 + 4.0 * math.exp(-1.0), 5.0])
-    assert [fast for _, fast, _ in seen_s] == [1.0] * 3
+    left = 4.0 * math.exp(-1.0)
+    assert [slow for slow, _, _ in seen_s] == pytest.approx([9.0, 5.0 + left, 5.0])
+    assert [fast for _, fast, _ in seen_s] == pytest.approx([1.0, 5.0 - left, 5.0])
     assert [new for _, _, new in seen_s] == [0.0] * 3
+
+
+def test_what_is_learned_after_a_silence_starts_from_where_the_latency_had_drifted():
+    live = a_live_fleet("slow", "fast", latency_memory_s=10.0, latency_weight=0.1)
+    live.record(live.state("slow"), Outcome.OK, 9.0, 0.0, 0.5)
+    live.record(live.state("fast"), Outcome.OK, 1.0, 0.0, 0.5)
+
+    live.record(live.state("slow"), Outcome.OK, 1.0, 1000.0, 0.5)
+
+    assert live.state("slow").latency_s == pytest.approx(5.0 + 0.1 * (1.0 - 5.0))
 
 
 # In and out of rotation
@@ -547,13 +556,33 @@ class Weather(RuleBasedStateMachine):
 TestWeather = Weather.TestCase
 
 
-def test_a_slow_node_without_traffic_drifts_to_the_mean_so_that_it_is_tried_again():
-    live = a_live_fleet("slow", "quick", latency_memory_s=10.0)
-    live.record(live.state("slow"), Outcome.OK, 9.0, 0.0, 0.5)
-    live.record(live.state("quick"), Outcome.OK, 1.0, 0.0, 0.5)
+def test_a_failure_sent_before_the_ejection_ended_is_no_failed_probe():
+    live = a_live_fleet("a", "b")
+    fail(live, "a", now_s=0.0)
+    on_probation = live.at(5.0).available[0]
 
-    at_once = live.at(0.02).latency_s.copy()
-    later = live.at(100.0).latency_s.copy()
+    live.record(live.state("a"), Outcome.TIMEOUT, 5.5, 5.1, 0.5)
 
-    assert at_once.tolist() == pytest.approx([9.0, 1.0], rel=0.01)
-    assert later.tolist() == pytest.approx([5.0, 5.0], rel=0.01)
+    assert on_probation
+    assert live.at(5.1).available[0]
+    assert live.state("a").health.phase is Phase.PROBING
+
+
+def test_a_draining_node_whose_facts_change_goes_on_draining():
+    live = a_live_fleet("a", "b")
+    live.drain("a", draining=True, now_s=0.0)
+
+    live.replace([a_spec("a", tags="new"), a_spec("b")], 1.0)
+
+    assert live.at(1.0).available.tolist() == [False, True]
+
+
+def test_a_node_that_crashes_out_of_its_ejection_comes_back_on_probation():
+    live = a_live_fleet("a", "b")
+    live.observe("a", Reading(boot_id="1"), 0.0)
+    fail(live, "a", now_s=0.0)
+
+    live.observe("a", Reading(boot_id="2"), 1.0)
+
+    assert live.state("a").health.phase is Phase.PROBING
+    assert live.state("a").health.ejections == 1
