@@ -238,6 +238,7 @@ class LiveFleet:
         u: float,
         *,
         refused: bool = False,
+        was_cold: bool = False,
     ) -> bool:
         """Learn from how a request at the node ended, for its latency and its place in rotation.
 
@@ -248,12 +249,14 @@ class LiveFleet:
             now_s: the moment.
             u: jitter draw for an ejection, in [0, 1).
             refused: nothing listened at the node.
+            was_cold: the weights had to be loaded first; policies price that by itself, so it must not make
+                the node look slow as well.
 
         Returns:
             Whether this ejected the node.
         """
         # Not from a refusal (4xx): it comes back fast and would draw traffic to the node that refuses.
-        if outcome is Outcome.OK or outcome.is_node_failure:
+        if (outcome is Outcome.OK and not was_cold) or outcome.is_node_failure:
             seen_s = max(latency_s, self.rules.penalty_s) if outcome.is_node_failure else latency_s
             known_s = self._latency(state, self._mean_latency(), now_s)
             weight = self.rules.latency_weight if state.latency_s else 1.0

@@ -462,6 +462,7 @@ class StrictLoader(yaml.SafeLoader):
     """Refuses a key that is given twice, where YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        """The mapping, if no key stands there twice."""
         if isinstance(node, yaml.MappingNode):
             _refuse_repeated_keys(node)
         return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # it refuses any other node

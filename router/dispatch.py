@@ -394,7 +394,7 @@ class Attempt:
         now_s = dispatch.clock()
         times = self.times or Times(self.since_s - self.arrived_s, now_s - self.arrived_s)
         fleet = dispatch.fleet
-        fleet.record(self.state, outcome, now_s - self.since_s, now_s, dispatch._draw(), refused=self.refused)
+        fleet.record(self.state, outcome, now_s - self.since_s, now_s, dispatch._draw(), refused=self.refused, was_cold=self.is_cold)
         if outcome is Outcome.OK:
             fleet.served(self.state, self.request.model)
         if dispatch.recent.maxlen:

@@ -307,8 +307,8 @@ class Proxied:
         self, exchange: Exchange, refusal: Refusal, more: list[tuple[bytes, bytes]] | None = None
     ) -> None:
         """Tell the client, if it is still there: an error answer, or in a stream an error event and no clean end."""
-        if refusal.outcome is Outcome.CLIENT_CLOSED:
-            return
+        if refusal.outcome is Outcome.CLIENT_CLOSED or exchange.is_sending:
+            return  # it left, or does not read
         try:
             async with asyncio.timeout(TELL_S):
                 if not exchange.started:

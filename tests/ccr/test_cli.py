@@ -142,8 +142,8 @@ def test_people_get_the_columns_asked_for(capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
 
     assert lines[0] == ["Nodes"]
-    assert lines[1] == "id latency s qps bytes tags why n".split()
-    assert lines[-1] == "a 0.0123 12.3 12,346 a b - 7".split()
+    assert lines[1] == ["id", "latency", "s", "qps", "bytes", "tags", "why", "n"]
+    assert lines[-1] == ["a", "0.0123", "12.3", "12,346", "a", "b", "-", "7"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,222 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from ccr.errors import ConfigError, ScriptError
+from ccr.picker import Exploring
+from ccr.policies import POLICIES
+from ccr.policies.time_guard import TIMED_OUT
+from ccr.settings import PolicySettings, Settings
+from ccr.types import Fleet, NodeSpec, Request
+from router.policies import PolicySwitch
+
+REQUEST = Request(id="r1", model="llama")
+FLEET = Fleet.of([{"spec": NodeSpec(name, f"http://{name}:1"), "loaded": ["llama"]} for name in "abc"])
+
+
+def a_switch(**policy):
+    return PolicySwitch(Settings(policy=PolicySettings(**policy)))
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A script that prefers one node; the function writes it again."""
+    path = tmp_path / "policy.py"
+
+    def prefer(node):
+        path.write_text(f"def score(node, req):\n    return node.id == '{node}'\n")
+        path.chmod(0o644)
+        return path
+
+    prefer("b")
+    prefer.path = path
+    return prefer
+
+
+def preferred(switch):
+    """By the policy in force; a script gets time for a garbage collection in this process."""
+    policy = switch.engine.policy
+    if switch.script is not None:
+        policy = replace(policy, limit_s=5.0)
+    return FLEET.nodes[policy.scores(REQUEST, FLEET).argmax()].id
+
+
+@pytest.mark.parametrize("name", POLICIES)
+async def test_every_policy_of_the_table_can_be_put_in_force(name):
+    switch = a_switch(name="random")
+
+    swap = await switch.switch(name)
+
+    assert (swap.policy, swap.previous) == (name, "random")
+    assert switch.describe()["name"] == name
+    assert switch.engine.decide(REQUEST, FLEET, 0.5).policy == name
+
+
+def test_options_reach_the_policy():
+    switch = a_switch(name="least_request", options={"cold_start_penalty": 9.0})
+
+    assert switch.engine.policy.cold_start_penalty == 9.0
+
+
+@pytest.mark.parametrize("option", ["cold_start_penality", "name", "picker"])
+def test_an_option_that_a_policy_does_not_take_is_refused_with_those_it_takes(option):
+    with pytest.raises(
+        ConfigError, match=rf"'least_request' has no option {option}; it takes cold_start_penalty$"
+    ):
+        a_switch(name="least_request", options={option: 1.0})
+
+
+def test_a_policy_without_options_says_so():
+    with pytest.raises(ConfigError, match="it takes none"):
+        a_switch(name="random", options={"seed": 1.0})
+
+
+@pytest.mark.parametrize("name", ["nope", "", "script"])
+async def test_a_switch_to_what_there_is_not_changes_nothing(name):
+    switch = a_switch(name="random")
+
+    with pytest.raises(ConfigError):
+        await switch.switch(name)
+    with pytest.raises(ConfigError):
+        await switch.switch("least_request", {"nope": 1.0})
+
+    assert (switch.engine.policy.name, switch.epoch) == ("random", 1)
+
+
+async def test_the_epoch_grows_with_each_change():
+    switch = a_switch(name="random")
+
+    await switch.switch("round_robin")
+    await switch.switch("round_robin")
+
+    assert switch.epoch == 3
+
+
+async def test_exploration_and_guard_outlive_a_switch():
+    switch = a_switch(name="random", exploration=0.25)
+    guard = switch.engine.guard
+
+    await switch.switch("least_request")
+
+    assert isinstance(switch.engine.policy.picker, Exploring)
+    assert switch.engine.guard is guard
+    probabilities = switch.engine.decide(REQUEST, FLEET, 0.5).probabilities
+    assert (probabilities >= 0.25 / 3 - 1e-9).all()
+
+
+async def test_a_decision_under_way_keeps_the_engine_it_has():
+    """The engine is one value: nobody sees half of a change."""
+    switch = a_switch(name="random")
+    before = switch.engine
+
+    await switch.switch("round_robin")
+
+    assert before.policy.name == "random"
+    assert switch.engine is not before
+
+
+async def test_a_reload_puts_the_changed_script_in_force(script):
+    switch = a_switch(script=script.path)
+    assert preferred(switch) == "b"
+    first = switch.describe()["script"]
+
+    script("c")
+    swap = await switch.reload()
+
+    assert preferred(switch) == "c"
+    assert switch.describe()["script"] == {"path": str(script.path), "sha256": swap.sha256}
+    assert swap.sha256 != first["sha256"]
+
+
+async def test_a_refused_reload_leaves_the_old_script_in_force(script):
+    switch = a_switch(script=script.path)
+    script.path.write_text("import os\n")
+
+    with pytest.raises(ScriptError):
+        await switch.reload()
+
+    assert preferred(switch) == "b"
+    assert switch.epoch == 1
+
+
+async def test_without_a_script_there_is_nothing_to_reload():
+    with pytest.raises(ConfigError, match=r"policy\.script"):
+        await a_switch(name="random").reload()
+
+
+async def test_the_script_can_be_left_and_taken_up_again(script):
+    switch = a_switch(script=script.path)
+    await switch.switch("random")
+    assert switch.script is None
+
+    swap = await switch.switch("script")
+
+    assert (swap.policy, preferred(switch)) == ("script", "b")
+    assert "script" in switch.describe()["available"]
+
+
+def timeouts(switch, number, now_s=0.0):
+    for _ in range(number):
+        switch.fell_back(TIMED_OUT + " (5 ms)", now_s)
+
+
+async def test_a_script_that_keeps_running_out_of_time_gives_way_to_its_predecessor(script):
+    switch = a_switch(script=script.path)
+    script("c")
+    await switch.reload()
+
+    timeouts(switch, 2)
+    assert preferred(switch) == "c"
+    timeouts(switch, 1)
+
+    assert preferred(switch) == "b"
+
+
+async def test_a_script_without_a_predecessor_gives_way_to_the_fallback(script):
+    switch = a_switch(script=script.path, fallback="round_robin")
+
+    timeouts(switch, 3)
+
+    assert switch.engine.policy.name == "round_robin"
+
+
+async def test_a_condemned_script_is_not_its_own_predecessor(script):
+    """A reload that was refused must not make the script in force its own way out."""
+    switch = a_switch(script=script.path, fallback="round_robin")
+    script.path.write_text("not python")
+    with pytest.raises(ScriptError):
+        await switch.reload()
+
+    timeouts(switch, 3)
+
+    assert switch.engine.policy.name == "round_robin"
+
+
+def test_other_failures_and_timeouts_far_apart_do_not_condemn_a_script(script):
+    switch = a_switch(script=script.path)
+
+    for _ in range(10):
+        switch.fell_back("policy.py:1: score raised ValueError", 0.0)
+    for minute in range(10):
+        timeouts(switch, 1, now_s=61.0 * minute)
+
+    assert switch.engine.policy.name == "script"
+
+
+def test_a_built_in_policy_collects_no_strikes():
+    switch = a_switch(name="random")
+
+    timeouts(switch, 10)
+
+    assert switch.engine.policy.name == "random"
+
+
+async def test_two_reloads_at_once_both_end_in_the_script_of_the_file(script):
+    switch = a_switch(script=script.path)
+    script("c")
+
+    await asyncio.gather(switch.reload(), switch.reload())
+
+    assert preferred(switch) == "c"
+    assert switch.epoch == 3
