@@ -255,6 +255,8 @@ class LiveFleet:
         Returns:
             Whether this ejected the node.
         """
+        if outcome.is_censored:
+            return False  # the client or the router ended it: it says nothing about the node
         # Not from a refusal (4xx): it comes back fast and would draw traffic to the node that refuses.
         if (outcome is Outcome.OK and not was_cold) or outcome.is_node_failure:
             seen_s = max(latency_s, self.rules.penalty_s) if outcome.is_node_failure else latency_s

@@ -114,7 +114,7 @@ def _eligible(scores: Scores, mask: Mask) -> tuple[Scores, float]:
 
     ``argmax`` finds a NaN too, and costs a third of ``max``.
     """
-    eligible = np.where(mask, scores, -np.inf)
+    eligible = scores if np.count_nonzero(mask) == len(mask) else np.where(mask, scores, -np.inf)
     best = float(eligible[eligible.argmax()])
     if not -np.inf < best < np.inf:
         raise PolicyError(f"no usable score: the best of the eligible nodes is {best}")

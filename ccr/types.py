@@ -102,6 +102,7 @@ class NodeSpec:
         loads_on_demand: whether a request for a model that is not resident makes the node load it
             (evicting others if it must); false for a plain vLLM server.
         max_inflight: cap on requests in flight; 0 for none.
+        address: ``host:port`` out of ``url``, as the sidecar call answers it.
     """
 
     id: str
@@ -113,14 +114,11 @@ class NodeSpec:
     models: frozenset[str] = frozenset()
     loads_on_demand: bool = False
     max_inflight: int = 0
+    address: str = field(init=False, compare=False, default="")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
-
-    @property
-    def address(self) -> str:
-        """``host:port`` of the node, as the sidecar call answers it."""
-        return self.url.split("://", 1)[-1].rstrip("/")
+        object.__setattr__(self, "address", self.url.split("://", 1)[-1].rstrip("/"))
 
 
 @dataclass(frozen=True, slots=True)

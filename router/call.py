@@ -63,14 +63,13 @@ class HeaderView(Mapping[str, str]):
         return sum(1 for _ in self)
 
 
-def header_map(scope: Scope, max_headers: int, max_bytes: int) -> dict[bytes, bytes]:
+def header_map(raw: list[tuple[bytes, bytes]], max_headers: int, max_bytes: int) -> dict[bytes, bytes]:
     """The headers by lower-case name, after the checks that come before any parsing.
 
     Raises:
         Refusal: 431 if there are too many or too large, 400 if one that routing reads is given twice
             or ``Host`` is missing or malformed, 415 for an encoded body.
     """
-    raw: list[tuple[bytes, bytes]] = scope["headers"]
     headers = dict(raw)
     if len(raw) > max_headers:
         raise Refusal(431, "too_many_headers", f"{len(raw)} headers; at most {max_headers} are accepted")
@@ -239,4 +238,4 @@ def session_of(headers: Mapping[bytes, bytes]) -> str:
         or headers.get(b"x-conversation-id")
         or b""
     )
-    return value[:256].decode("latin-1")
+    return value[:256].decode("latin-1") if value else ""

@@ -80,4 +80,5 @@ class CoalescingProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, over the transport that writes once per turn."""
+        self.raw_transport = transport
         super().connection_made(Coalescing(transport, self.loop))

@@ -32,6 +32,9 @@ from router.stats import Stats
 BYTES_PER_TOKEN: Final = 4
 """English text in common tokenisers; a prior until the engine reports usage."""
 
+SLO_HEADERS: Final = frozenset(
+    {b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms", b"x-llm-d-slo-tpot-ms", b"x-slo-tpot-ms"}
+)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -180,6 +183,7 @@ class Dispatch:
             message = str(error) if not self.keys.are_required else f"unknown model {wanted!r}"
             raise Refusal(404, "model_not_found", message, param="model") from None
         tags = tags_of(headers)
+        has_goal = not SLO_HEADERS.isdisjoint(headers)
         return Request(
             id=request_id,
             model=found.id,
@@ -192,8 +196,8 @@ class Dispatch:
             tenant=tenant.name,
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
-            slo_ttft_s=positive_ms(headers, b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms"),
-            slo_tpot_s=positive_ms(headers, b"x-llm-d-slo-tpot-ms", b"x-slo-tpot-ms"),
+            slo_ttft_s=positive_ms(headers, b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms") if has_goal else 0.0,
+            slo_tpot_s=positive_ms(headers, b"x-llm-d-slo-tpot-ms", b"x-slo-tpot-ms") if has_goal else 0.0,
             model_gib=found.gib,
             load_s=found.load_s,
             headers=HeaderView(headers),
@@ -394,7 +398,15 @@ class Attempt:
         now_s = dispatch.clock()
         times = self.times or Times(self.since_s - self.arrived_s, now_s - self.arrived_s)
         fleet = dispatch.fleet
-        fleet.record(self.state, outcome, now_s - self.since_s, now_s, dispatch._draw(), refused=self.refused, was_cold=self.is_cold)
+        fleet.record(
+            self.state,
+            outcome,
+            now_s - self.since_s,
+            now_s,
+            dispatch._draw(),
+            refused=self.refused,
+            was_cold=self.is_cold,
+        )
         if outcome is Outcome.OK:
             fleet.served(self.state, self.request.model)
         if dispatch.recent.maxlen:

@@ -20,6 +20,8 @@ from ccr.settings import Settings
 from router.app import Router
 from router.asgi import FrontDoor
 from router.coalesce import CoalescingProtocol
+from router.hot import InstantRoutes, hot_protocol
+from router.refusals import Refusal
 
 _log = log.get("server")
 
@@ -32,6 +34,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self.listening = asyncio.Event()
         self._leaving = asyncio.Event()
 
     def leave(self) -> None:
@@ -41,6 +44,7 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Wait to be told; the original looks ten times a second whether it was, and keeps a date header we do not send."""
+        self.listening.set()
         await self._leaving.wait()
 
     @contextlib.contextmanager
@@ -80,12 +84,14 @@ class Serving:
     async def run(self) -> None:
         """Serve until :meth:`stop`, then drain."""
         async with self.router as router:
-            data = self._server(router.data, self.settings.server.max_connections)
-            admin = self._server(FrontDoor({}, router.admin, frozenset()), 64)
+            data = self._server(router.data, self._hot_protocol(), self.settings.server.max_connections)
+            admin = self._server(FrontDoor({}, router.admin, frozenset()), CoalescingProtocol, 64)
             tasks = [
                 asyncio.create_task(data.serve([self._data_socket])),
                 asyncio.create_task(admin.serve([self._admin_socket])),
             ]
+            listening = asyncio.gather(data.listening.wait(), admin.listening.wait())
+            await asyncio.wait([listening, *tasks], return_when=asyncio.FIRST_COMPLETED)
             _log.info(
                 "server.started",
                 url=f"http://{self.settings.server.host}:{self.port}",
@@ -93,7 +99,6 @@ class Serving:
                 policy=router.policies.engine.policy.name,
                 pid=os.getpid(),
             )
-            _settle_memory()
             stopped = asyncio.create_task(self._stop.wait())
             await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
@@ -128,11 +133,25 @@ class Serving:
             async with asyncio.timeout(length_s):
                 await self._hurry.wait()
 
-    def _server(self, app: Any, max_connections: int) -> _Server:
+    def _hot_protocol(self) -> type[CoalescingProtocol]:
+        """The data listener's protocol; hosts are checked by the ASGI door, so with a list of them nothing passes it by."""
+        server = self.settings.server
+        if server.allowed_hosts:
+            return CoalescingProtocol
+        by_path = {b"/route": self.router.sidecar.routed}
+        dispatch = self.router.dispatch
+
+        def refused(refusal: Refusal) -> None:
+            dispatch.refused(refusal, dispatch.fresh_id(), "/route", dispatch.clock())
+
+        routes = InstantRoutes(by_path, server.max_body_bytes, server.body_timeout_s, refused)
+        return hot_protocol(routes, asyncio.get_running_loop())
+
+    def _server(self, app: Any, protocol: type[CoalescingProtocol], max_connections: int) -> _Server:
         return _Server(
             uvicorn.Config(
                 app,
-                http=CoalescingProtocol,
+                http=protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -171,6 +190,7 @@ def serve(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, serving.stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(_reload(serving.router)))
+        _settle_memory()
         await serving.run()
 
     uvloop.run(main())

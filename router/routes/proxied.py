@@ -119,7 +119,9 @@ class Proxied:
 
     async def _serve(self, exchange: Exchange, receive: Receive) -> None:
         dispatch, limits, watch = self._dispatch, self._limits, exchange.watch
-        exchange.headers = headers = header_map(exchange.scope, limits.max_headers, limits.max_header_bytes)
+        exchange.headers = headers = header_map(
+            exchange.scope["headers"], limits.max_headers, limits.max_header_bytes
+        )
         exchange.request_id = dispatch.new_id(headers)
         exchange.tenant = dispatch.keys.tenant(headers)
         exchange.body = await read_body(headers, receive, limits.max_body_bytes)

@@ -1,7 +1,6 @@
 """``POST /route`` and ``POST /feedback``: the caller reaches the node itself and says how it went."""
 
 import asyncio
-import base64
 import hashlib
 import hmac
 import secrets
@@ -14,13 +13,14 @@ from ccr import log
 from ccr.types import Outcome
 from router.call import Scope, header_map
 from router.dispatch import Attempt, Dispatch, Times
+from router.hot import JSON_HEADERS, Headers, Reply
 from router.refusals import Refusal
 from router.routes.body import Limits, Send, answer, answer_json, read_body
 from router.watchdog import Interrupt, Receive, Watchdog
 
 _log = log.get("sidecar")
 
-REMEMBERED: Final = 100_000
+REMEMBERED: Final = 20_000
 """Closed decisions remembered, so that feedback given twice is recognised."""
 LATEST_S: Final = 600.0
 """Feedback later than this is dropped and counted."""
@@ -74,6 +74,10 @@ class DecisionToken(msgspec.Struct, array_like=True):
     propensity: float
 
 
+_MAC_BYTES: Final = 16
+_PACK = msgspec.msgpack.Encoder().encode
+
+
 class Signer:
     """Signs decision tokens and reads them back.
 
@@ -85,15 +89,15 @@ class Signer:
         self._key = hashlib.sha256(secret).digest() if secret else secrets.token_bytes(32)
 
     def sign(self, content: DecisionToken) -> str:
-        """The token."""
-        payload = msgspec.msgpack.encode(content)
-        return base64.urlsafe_b64encode(self._mac(payload) + payload).decode()
+        """The token: a keyed BLAKE2 digest (RFC 7693) and what it covers, in hexadecimal."""
+        payload = _PACK(content)
+        return self._mac(payload).hex() + payload.hex()
 
     def read(self, token: str) -> DecisionToken | None:
         """What the token says; ``None`` if it was not signed here."""
         try:
-            raw = base64.urlsafe_b64decode(token.encode())
-            mac, payload = raw[:16], raw[16:]
+            raw = bytes.fromhex(token)
+            mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
             if not hmac.compare_digest(mac, self._mac(payload)):
                 return None
             return msgspec.msgpack.decode(payload, type=DecisionToken)
@@ -101,7 +105,7 @@ class Signer:
             return None
 
     def _mac(self, payload: bytes) -> bytes:
-        return hmac.digest(self._key, payload, "sha256")[:16]
+        return hashlib.blake2b(payload, key=self._key, digest_size=_MAC_BYTES).digest()
 
 
 _DECODE_ROUTE = msgspec.json.Decoder(RouteBody).decode
@@ -134,18 +138,31 @@ class Sidecar:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Decide, lease, answer with the target."""
+    def routed(self, raw_headers: Headers, body: bytes) -> Reply:
+        """Decide, lease, and the whole answer with the target; never raises."""
         arrived_s = self._dispatch.clock()
         request_id = self._dispatch.fresh_id()
         try:
-            headers, body = await self._read(scope, receive, arrived_s)
+            headers = header_map(raw_headers, self._limits.max_headers, self._limits.max_header_bytes)
             reply = self._decide(headers, body, request_id, arrived_s)
         except Refusal as refusal:
             self._dispatch.refused(refusal, request_id, "/route", arrived_s)
-            await answer(send, refusal, request_id)
+            return Reply(refusal.status, refusal.headers(request_id), refusal.body(request_id))
+        return Reply(200, JSON_HEADERS, _ENCODE(reply))
+
+    async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The same as an ASGI handler, for requests that the protocol does not answer itself."""
+        arrived_s = self._dispatch.clock()
+        try:
+            _, body = await self._read(scope, receive, arrived_s)
+        except Refusal as refusal:
+            self._dispatch.refused(refusal, "", "/route", arrived_s)
+            await answer(send, refusal, "")
             return
-        await answer_json(send, _ENCODE(reply))
+        reply = self.routed(scope["headers"], body)
+        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
 
     async def feedback(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Close a decision; saying it twice changes nothing."""
@@ -266,7 +283,7 @@ class Sidecar:
         self, scope: Scope, receive: Receive, arrived_s: float
     ) -> tuple[dict[bytes, bytes], bytes]:
         limits = self._limits
-        headers = header_map(scope, limits.max_headers, limits.max_header_bytes)
+        headers = header_map(scope["headers"], limits.max_headers, limits.max_header_bytes)
         watch = self._watchdog.begin(arrived_s, limits.body_timeout_s)
         try:
             return headers, await read_body(headers, receive, limits.max_body_bytes)

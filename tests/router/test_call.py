@@ -146,7 +146,7 @@ HOST = (b"host", b"router:8090")
 
 
 def headers_of(*headers, most=64, most_bytes=1000):
-    return header_map({"headers": list(headers)}, most, most_bytes)
+    return header_map(list(headers), most, most_bytes)
 
 
 def refusal_of(*headers, **limits):

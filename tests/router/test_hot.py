@@ -1,0 +1,126 @@
+"""``POST /route`` is answered inside the protocol or by ASGI: one contract for both ways."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.router.harness import FakeNode, running_router, until
+from tests.router.wire import post, raw, status_of
+
+ROUTE = b'{"model":"m","headers":{}}'
+#: The protocol answers plain requests itself; `Connection: close` makes one that goes the ASGI way.
+WAYS = [pytest.param((), id="protocol"), pytest.param((b"Connection: close",), id="asgi")]
+
+
+def route(*headers, body=ROUTE, **more):
+    return post(b"Content-Type: application/json", *headers, body=body, path=b"/route", **more)
+
+
+async def exchange(port, *pieces, answers=1):
+    """The answers to raw bytes on one connection, in order: (status, JSON body)."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    found = []
+    try:
+        async with asyncio.timeout(5.0):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+            for _ in range(answers):
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                found.append((status_of(head), json.loads(await reader.readexactly(length))))
+    finally:
+        writer.close()
+    return found
+
+
+@pytest.mark.parametrize("headers", WAYS)
+async def test_a_good_request_gets_a_target_and_a_lease(headers):
+    async with running_router({}, FakeNode("a")) as router:
+        ((status, answer),) = await exchange(router.port, route(*headers))
+
+        assert status == 200
+        assert answer["node"] == "a"
+        assert router.router.dispatch.ledger.in_flight == 1
+
+
+@pytest.mark.parametrize("headers", WAYS)
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        pytest.param(b'{"model":', 400, "invalid_body", id="cut off"),
+        pytest.param(b'{"model":"m","what":1}', 400, "invalid_body", id="unknown field"),
+        pytest.param(b'{"model":"nobody"}', 404, "model_not_found", id="unknown model"),
+        pytest.param(b"{}", 400, "model_missing", id="no model"),
+    ],
+)
+async def test_a_bad_request_is_refused_in_the_documented_shape(headers, body, status, code):
+    async with running_router({}, FakeNode("a")) as router:
+        ((got, answer),) = await exchange(router.port, route(*headers, body=body))
+
+        assert (got, answer["error"]["code"]) == (status, code)
+        assert router.router.dispatch.ledger.in_flight == 0
+
+
+@pytest.mark.parametrize("headers", WAYS)
+async def test_the_host_is_checked(headers):
+    async with running_router({}, FakeNode("a")) as router:
+        ((status, _),) = await exchange(router.port, route(*headers, host=b"Host: a.com/health?x="))
+
+        assert status == 400
+
+
+@pytest.mark.parametrize("headers", WAYS)
+async def test_a_large_body_is_refused(headers):
+    async with running_router({"server": {"max_body_bytes": 100}}, FakeNode("a")) as router:
+        head, _ = await raw(router.port, route(*headers, body=b" " * 101 + ROUTE))
+
+        assert status_of(head) == 413
+
+
+async def test_a_body_may_come_in_pieces():
+    async with running_router({}, FakeNode("a")) as router:
+        whole = route()
+
+        answers = await exchange(router.port, whole[:-20], whole[-20:-1], whole[-1:])
+
+        assert [status for status, _ in answers] == [200]
+
+
+async def test_a_body_that_does_not_come_is_refused_in_time():
+    settings = {"server": {"body_timeout": "50ms"}}
+    async with running_router(settings, FakeNode("a")) as router:
+        head, _ = await raw(router.port, route()[:-5])
+
+        assert status_of(head) == 408
+        assert router.router.stats.refusals["body_timeout"] == 1
+
+
+async def test_pipelined_requests_are_answered_in_order():
+    async with running_router({}, FakeNode("a")) as router:
+        unknown = route(body=b'{"model":"nobody"}')
+        health = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
+
+        answers = await exchange(router.port, route() + unknown + health + route(), answers=4)
+
+        assert [status for status, _ in answers] == [200, 404, 200, 200]
+
+
+async def test_a_client_that_leaves_before_its_body_is_one_outcome():
+    async with running_router({}, FakeNode("a")) as router:
+        _, writer = await asyncio.open_connection("127.0.0.1", router.port)
+        writer.write(route()[:-5])
+        await writer.drain()
+        await asyncio.sleep(0)
+        writer.close()
+
+        await until(lambda: router.router.stats.refusals["client_closed"] == 1)
+
+
+async def test_with_a_list_of_hosts_nothing_passes_the_door():
+    settings = {"server": {"allowed_hosts": ["here"]}}
+    async with running_router(settings, FakeNode("a")) as router:
+        head, _ = await raw(router.port, route())
+
+        assert status_of(head) == 400
