@@ -241,11 +241,20 @@ class ModelSettings(Section):
 class UpstreamSettings(Section):
     """Connections to the nodes, timeouts, retries."""
 
+    client: Literal["native", "aiohttp"] = Field(
+        "native",
+        description="What speaks to the nodes: our own client, or aiohttp's, slower and widely used.",
+    )
     pool_size: int = Field(200, gt=0, description="Connections kept per node.")
     idle_timeout_s: Seconds = Field(30.0, description="An idle connection is closed after this.")
     connect_timeout_s: Seconds = Field(2.0, description="Time to connect.")
     ttft_timeout_s: Seconds = Field(
-        30.0, description="Time to the first byte of an answer; raise it where cold loads take longer."
+        30.0,
+        description="Time to the first byte of a streamed answer; raise it where cold loads take longer.",
+    )
+    answer_timeout_s: Seconds = Field(
+        300.0,
+        description="Time to an answer that is not streamed: all of it has to be generated before its first byte comes.",
     )
     stream_idle_timeout_s: Seconds = Field(15.0, description="Longest silence inside an answer.")
     retries: int = Field(

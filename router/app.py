@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from ccr import log
 from ccr.fleet import LiveFleet
-from ccr.settings import Settings
+from ccr.settings import Settings, UpstreamSettings
 from ccr.types import NodeSpec, Reading
 from router.asgi import FrontDoor
 from router.auth import Keys
@@ -29,10 +29,16 @@ from router.routes.body import Limits
 from router.routes.proxied import Proxied
 from router.routes.sidecar import Sidecar, Signer
 from router.stats import Stats
-from router.upstream import AiohttpUpstream
+from router.upstream import AiohttpUpstream, Upstream
+from router.upstream_http import HttpUpstream
 from router.watchdog import Watchdog
 
 _log = log.get("router")
+
+UPSTREAMS: Mapping[str, Callable[[UpstreamSettings], Upstream]] = {
+    "native": HttpUpstream,
+    "aiohttp": AiohttpUpstream,
+}
 
 
 @dataclass(slots=True)
@@ -105,7 +111,7 @@ class Router:
 
     async def __aenter__(self) -> Self:
         settings = self.settings
-        upstream = AiohttpUpstream(settings.upstream)
+        upstream = UPSTREAMS[settings.upstream.client](settings.upstream)
         self._stack.push_async_callback(upstream.close)
         self._poller = Poller(
             on_reading=self._on_reading,

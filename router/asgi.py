@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from router.call import Scope, is_host
 from router.refusals import Refusal
@@ -42,6 +42,13 @@ class FrontDoor:
             if not _names_one_host(scope):
                 await answer(send, Refusal(400, "bad_host", "the Host header is missing or malformed"), "")
                 return
+            if _is_too_large(scope):
+                await answer(
+                    send,
+                    Refusal(413, "body_too_large", f"send at most {REST_BYTES} bytes, with a length"),
+                    "",
+                )
+                return
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1003})
             return
@@ -52,6 +59,8 @@ class FrontDoor:
         return _PORT.sub(b"", host.lower()) in self._allowed_hosts
 
 
+REST_BYTES: Final = 64 * 2**10
+"""Longest body of whatever is not a hot path."""
 _PORT = re.compile(rb":\d*$")
 
 
@@ -59,6 +68,13 @@ def _names_one_host(scope: Scope) -> bool:
     """What hot handlers check themselves: a malformed Host must not pass for a path further in."""
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     return len(hosts) == 1 and is_host(hosts[0])
+
+
+def _is_too_large(scope: Scope) -> bool:
+    """FastAPI reads bodies whole, before it looks who sends them; so they must say how long they are."""
+    headers = dict(scope["headers"])
+    declared = headers.get(b"content-length", b"0")
+    return b"transfer-encoding" in headers or not declared.isdigit() or int(declared) > REST_BYTES
 
 
 async def _plain(send: Send, status: int, body: bytes) -> None:

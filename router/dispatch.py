@@ -401,7 +401,7 @@ class Attempt:
         fleet.record(
             self.state,
             outcome,
-            now_s - self.since_s,
+            times.total_s - times.queue_s,  # of a sidecar's request: as the sidecar measured it
             now_s,
             dispatch._draw(),
             refused=self.refused,

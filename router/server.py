@@ -25,6 +25,7 @@ from router.refusals import Refusal
 
 _log = log.get("server")
 
+QUICK_S: Final = 0.005
 #: Time a listener gets to close its connections once nothing of ours is under way there.
 STOP_S: Final = 2.0
 
@@ -34,8 +35,14 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.listening = asyncio.Event()
+        self._listening = asyncio.Event()
         self._leaving = asyncio.Event()
+
+    async def until_listening(self, serving: "asyncio.Task[None]") -> None:
+        """Return when connections are accepted, or when ``serving`` ended before that."""
+        listening = asyncio.create_task(self._listening.wait())
+        await asyncio.wait([listening, serving], return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
 
     def leave(self) -> None:
         """Stop accepting, now; what is under way may finish."""
@@ -44,8 +51,20 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Wait to be told; the original looks ten times a second whether it was, and keeps a date header we do not send."""
-        self.listening.set()
+        self._listening.set()
         await self._leaving.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse connections, let the requests under way finish; the original looks ten times a second whether they did."""
+        for listener in self.servers:
+            listener.close()
+        for bound in sockets or ():
+            bound.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110 - these sets have no event
+            await asyncio.sleep(QUICK_S)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -90,8 +109,8 @@ class Serving:
                 asyncio.create_task(data.serve([self._data_socket])),
                 asyncio.create_task(admin.serve([self._admin_socket])),
             ]
-            listening = asyncio.gather(data.listening.wait(), admin.listening.wait())
-            await asyncio.wait([listening, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for server, task in zip((data, admin), tasks, strict=True):
+                await server.until_listening(task)
             _log.info(
                 "server.started",
                 url=f"http://{self.settings.server.host}:{self.port}",

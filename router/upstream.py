@@ -1,6 +1,7 @@
-"""The seam to the nodes: send a request, get bytes back as they come. One implementation; contract tests hold it.
+"""The seam to the nodes: send a request, get bytes back as they come; and the client that does so by aiohttp.
 
-Anything that forwards faster replaces :class:`AiohttpUpstream` here and nowhere else.
+The native client (``router/upstream_http.py``) is the default; both are held to one contract,
+``tests/router/test_upstream.py``. Anything that forwards faster still is one line in ``router.app.UPSTREAMS``.
 """
 
 import io

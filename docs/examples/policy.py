@@ -27,6 +27,3 @@ def batch_hint(req_list) -> float:
     if len(req_list) >= 4 or any(req.priority > 0 for req in req_list):
         return 0
     return 10
-
-
-# ruff: noqa: ANN001 - the dialect is written without types of arguments

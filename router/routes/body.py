@@ -21,6 +21,7 @@ class Limits:
     max_body_bytes: int
     body_timeout_s: float
     ttft_timeout_s: float
+    answer_timeout_s: float
     stream_idle_timeout_s: float
     retries: int
 
@@ -33,6 +34,7 @@ class Limits:
             max_body_bytes=server.max_body_bytes,
             body_timeout_s=server.body_timeout_s,
             ttft_timeout_s=upstream.ttft_timeout_s,
+            answer_timeout_s=upstream.answer_timeout_s,
             stream_idle_timeout_s=upstream.stream_idle_timeout_s,
             retries=upstream.retries,
         )

@@ -126,8 +126,9 @@ class Proxied:
         exchange.tenant = dispatch.keys.tenant(headers)
         exchange.body = await read_body(headers, receive, limits.max_body_bytes)
         watch.receive = receive
-        watch.deadline_s = dispatch.clock() + limits.ttft_timeout_s
         exchange.request = self._resolve(exchange)
+        patience_s = limits.ttft_timeout_s if exchange.is_stream else limits.answer_timeout_s
+        watch.deadline_s = dispatch.clock() + patience_s
         dispatch.admit(exchange.request, exchange.tenant)
         await self._batching.wait(exchange.request)
         await self._forward(exchange)

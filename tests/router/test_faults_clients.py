@@ -13,7 +13,8 @@ import pytest
 from router.auth import ANYONE
 from router.upstream import UpstreamError
 from router.watchdog import Interrupt
-from tests.router.harness import CHAT, SILENT, STREAM, FakeNode, Reply, running_router, until
+from tests.router.fake_node import SILENT, STREAM, FakeNode, Reply
+from tests.router.harness import CHAT, running_router, until
 from tests.router.wire import post
 
 IN_TURN = {"policy": {"name": "round_robin"}}

@@ -3,7 +3,8 @@
 import pytest
 import pytest_asyncio
 
-from tests.router.harness import FakeNode, running_router
+from tests.router.fake_node import FakeNode
+from tests.router.harness import running_router
 from tests.router.wire import post, raw, status_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

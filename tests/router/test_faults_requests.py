@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from tests.router.harness import CHAT, TOKEN, FakeNode, running_router, until
+from tests.router.fake_node import FakeNode
+from tests.router.harness import CHAT, TOKEN, running_router, until
 from tests.router.wire import post, raw, status_of
 
 SETTINGS = {"server": {"max_body_bytes": 100_000}}
@@ -38,11 +39,12 @@ async def test_a_declared_oversize_is_refused_before_a_byte_of_it_is_read(router
     assert json.loads(body)["error"]["code"] == "body_too_large"
 
 
-async def test_an_undeclared_oversize_is_refused_when_it_gets_too_large(router):
+@pytest.mark.parametrize("path", [CHAT, "/route"])
+async def test_an_undeclared_oversize_is_refused_when_it_gets_too_large(router, path):
     """The client would send 10 MB; the router hangs up after a little more than its limit."""
     chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
     _, writer = await asyncio.open_connection("127.0.0.1", router.port)
-    writer.write(post(b"Transfer-Encoding: chunked", body=b"", length=False))
+    writer.write(post(b"Transfer-Encoding: chunked", body=b"", length=False, path=path.encode()))
     sent = 0
     with suppress(ConnectionError):
         for _ in range(640):
@@ -65,24 +67,22 @@ async def test_a_body_at_the_limit_passes(router, node):
 
 
 @pytest.mark.parametrize("path", [CHAT, "/route", "/feedback"])
-async def test_a_body_that_does_not_come_is_a_408(router, path):
+async def test_a_body_that_does_not_come_is_a_408(path):
     head_only = post(b"Content-Length: 50", length=False, body=b'{"mod', path=path.encode())
-    answer = asyncio.create_task(raw(router.port, head_only))
-    await until(lambda: len(router.router.watchdog) == 1)
+    async with running_router({"server": {"body_timeout": "50ms"}}, FakeNode()) as router:
+        head, body = await raw(router.port, head_only)
 
-    router.clock.skip(31.0)
-    head, body = await answer
-
-    assert (status_of(head), json.loads(body)["error"]["code"]) == (408, "body_timeout")
-    assert len(router.router.watchdog) == 0
-    if path != "/feedback":  # which is not a request for inference
-        assert router.outcomes() == {"rejected": 1}
+        assert (status_of(head), json.loads(body)["error"]["code"]) == (408, "body_timeout")
+        assert b"connection: close" in head.lower()
+        assert len(router.router.watchdog) == 0
+        if path != "/feedback":  # which is not a request for inference
+            assert router.outcomes() == {"rejected": 1}
 
 
-async def test_a_client_that_leaves_inside_its_body_ends_as_client_closed(router):
+@pytest.mark.parametrize("path", [CHAT, "/route"])
+async def test_a_client_that_leaves_inside_its_body_ends_as_client_closed(router, path):
     _, writer = await asyncio.open_connection("127.0.0.1", router.port)
-    writer.write(post(b"Content-Length: 50", length=False, body=b'{"mod'))
-    await until(lambda: len(router.router.watchdog) == 1)
+    writer.write(post(b"Content-Length: 50", length=False, body=b'{"mod', path=path.encode()))
 
     writer.close()
     await until(lambda: router.outcomes() == {"client_closed": 1})

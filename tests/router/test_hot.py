@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from tests.router.harness import FakeNode, running_router, until
+from tests.router.fake_node import FakeNode
+from tests.router.harness import running_router, until
 from tests.router.wire import post, raw, status_of
 
 ROUTE = b'{"model":"m","headers":{}}'

@@ -3,7 +3,8 @@
 import pytest
 
 from router.auth import new_key
-from tests.router.harness import FakeNode, running_router
+from tests.router.fake_node import FakeNode
+from tests.router.harness import running_router
 
 MODELS = ("chat@1", "code", "secret")
 TENANTS = {"acme": ("chat", "code"), "lab": ("secret",), "root": ("*",), "nobody": ()}

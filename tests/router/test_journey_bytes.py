@@ -6,7 +6,8 @@ import json
 import pytest
 
 from router.call import HOP_BY_HOP
-from tests.router.harness import CHAT, STREAM, FakeNode, Reply, running_router, sse
+from tests.router.fake_node import STREAM, FakeNode, Reply, sse
+from tests.router.harness import CHAT, running_router
 
 ODD = (
     b'  {"messages" : [ {"content":"caf\xc3\xa9 \\u00e9 \\ud83d\\ude00", "role":"user"} ],\n'

@@ -8,7 +8,8 @@ import pytest
 
 from envs.emulator import EmulatedFleet
 from router.auth import new_key
-from tests.router.harness import DEAD, FakeNode, Reply, running_router
+from tests.router.fake_node import DEAD, FakeNode, Reply
+from tests.router.harness import running_router
 
 CHAT = "chat-7b@1"
 HELLO = [{"role": "user", "content": "x" * 40}]  # 40 bytes: 10 tokens.

@@ -7,7 +7,8 @@ import pytest
 
 from ccr.hashing import unit_hash
 from ccr.policies import POLICIES
-from tests.router.harness import FakeNode, Reply, running_router, until
+from tests.router.fake_node import FakeNode, Reply
+from tests.router.harness import running_router, until
 
 VERSIONS = ("chat@1", "chat@2", "chat@3")
 MODELS = {

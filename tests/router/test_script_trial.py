@@ -52,7 +52,6 @@ PLANTED = [
     pytest.param("return {'3': 1}[req.version]", "raised KeyError: ''", "one idle node", id="request without version"),
     pytest.param("return [0] [int(node.id[5:])]", "'made-1' raised IndexError", "four idle nodes", id="second node"),
     pytest.param("SEEN.append(1)\n    return len(SEEN)", "differently when asked the same again", "", id="remembers"),
-    pytest.param("node.labels.pop('gpu', 0)\n    return 1", "changes node.labels", "four idle nodes", id="changes labels"),
     pytest.param("while node.telemetry_age_s > 9e3: pass\n    return 1", "timed out", "64 nodes", id="hangs on stale nodes"),
 ]  # fmt: skip
 

@@ -2,98 +2,15 @@
 
 import asyncio
 import hashlib
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 
 import pytest
 
 from ccr.settings import UpstreamSettings
-from ccr.types import NodeSpec
 from router.upstream import AiohttpUpstream, UpstreamError
+from router.upstream_http import HttpUpstream
+from tests.router.raw_node import CHUNKED, HEADERS, OK, a_node, answering, ask
 
-IMPLEMENTATIONS = {"aiohttp": AiohttpUpstream}
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-HEADERS = [(b"content-type", b"application/json"), (b"x-a", b"1")]
-
-
-@dataclass
-class Seen:
-    """One request as it came over the wire."""
-
-    head: bytes
-    body: bytes
-    connection: int
-
-    @property
-    def line(self):
-        return self.head.split(b"\r\n")[0]
-
-    @property
-    def headers(self):
-        lines = self.head.split(b"\r\n")[1:-2]
-        return [tuple(line.split(b": ", 1)) for line in lines]
-
-
-@dataclass
-class Wire:
-    """A node that speaks bytes: ``script(request, reader, writer)`` answers each request of each connection."""
-
-    script: object
-    seen: list = field(default_factory=list)
-    connections: int = 0
-    node: NodeSpec = None
-
-    async def serve(self, reader, writer):
-        self.connections += 1
-        number = self.connections
-        try:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
-                while not writer.is_closing():
-                    request = await self._read(reader, number)
-                    await self.script(request, reader, writer)
-        finally:
-            writer.close()
-
-    async def _read(self, reader, number):
-        request = Seen(await reader.readuntil(b"\r\n\r\n"), b"", number)
-        length = next((value for name, value in request.headers if name.lower() == b"content-length"), 0)
-        request.body = await reader.readexactly(int(length))
-        self.seen.append(request)
-        return request
-
-
-def answering(*answers):
-    """A script that gives these answers in turn, the last one again and again."""
-    left = list(answers)
-
-    async def script(_request, _reader, writer):
-        writer.write(left.pop(0) if len(left) > 1 else left[0])
-        await writer.drain()
-
-    return script
-
-
-@asynccontextmanager
-async def a_node(script):
-    wire = Wire(script)
-    tasks = set()
-
-    def accept(reader, writer):
-        tasks.add(asyncio.create_task(wire.serve(reader, writer)))
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=64 * 2**20)
-    wire.node = NodeSpec("n", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    try:
-        yield wire
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+IMPLEMENTATIONS = {"aiohttp": AiohttpUpstream, "http": HttpUpstream}
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
@@ -113,15 +30,6 @@ async def make(request):
 @pytest.fixture
 async def upstream(make):
     return make()
-
-
-async def ask(upstream, node, body=b"{}", *, method="POST", target="/v1/x", headers=HEADERS):
-    """A whole exchange."""
-    answer = await upstream.send(node, method, target, headers, body)
-    try:
-        return answer, await answer.read()
-    finally:
-        answer.close()
 
 
 async def test_a_request_arrives_as_it_was_given(upstream):

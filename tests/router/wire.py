@@ -9,7 +9,7 @@ BODY = b'{"model":"m"}'
 CHAT_PATH = CHAT.encode()
 
 
-async def raw(port, *pieces, within_s=5.0):
+async def raw(port: int, *pieces: bytes, within_s: float = 5.0) -> tuple[bytes, bytes]:
     """What comes back to raw bytes, until the router closes the connection or has answered once."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -26,11 +26,17 @@ async def raw(port, *pieces, within_s=5.0):
         writer.close()
 
 
-def status_of(head):
+def status_of(head: bytes) -> int:
     return int(head.split(b" ")[1]) if head else 0
 
 
-def post(*headers, body=BODY, length=True, path=CHAT_PATH, host=b"Host: h"):
+def post(
+    *headers: bytes,
+    body: bytes = BODY,
+    length: bool = True,
+    path: bytes = CHAT_PATH,
+    host: bytes = b"Host: h",
+) -> bytes:
     lines = [b"POST " + path + b" HTTP/1.1", *([host] if host else []), *headers]
     if length:
         lines.append(b"Content-Length: %d" % len(body))

@@ -1,5 +1,4 @@
 import asyncio
-import base64
 import json
 
 import pytest
@@ -163,7 +162,7 @@ async def test_the_end_of_the_process_ends_every_decision(callers):
     assert callers.outcomes == {"aborted_drain": 3}
 
 
-@pytest.mark.parametrize("token", ["x", "=", "☃", "A" * 60, base64.urlsafe_b64encode(b"\0" * 40).decode()])
+@pytest.mark.parametrize("token", ["x", "=", "☃", "A" * 60, "00" * 40])
 async def test_a_made_up_token_is_refused(token, callers):
     await callers.route()
 
@@ -297,13 +296,13 @@ def test_what_was_signed_is_read_with_the_same_secret_only(token, secret):
 @given(TOKENS, st.data())
 def test_a_token_with_any_bit_changed_is_not_read(token, data):
     signer = Signer(b"secret")
-    raw = bytearray(base64.urlsafe_b64decode(signer.sign(token)))
+    raw = bytearray(bytes.fromhex(signer.sign(token)))
     position = data.draw(st.integers(0, 8 * len(raw) - 1))
     raw[position // 8] ^= 1 << position % 8
 
-    assert signer.read(base64.urlsafe_b64encode(raw).decode()) is None
+    assert signer.read(raw.hex()) is None
 
 
-@given(st.text() | st.binary().map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
+@given(st.text() | st.binary().map(bytes.hex))
 def test_no_text_is_a_token(text):
     assert Signer(b"secret").read(text) is None
