@@ -112,6 +112,7 @@ class LiveFleet:
         self.rules = rules or FleetRules()
         self.states: list[NodeState] = []
         self.ejections_total = 0
+        self._mean_latency_s = 0.0
         self._by_id: dict[str, NodeState] = {}
         self._due_s = -math.inf
         self._rebuild([NodeState(spec, self.rules, now_s, joined_late=False) for spec in specs], now_s)
@@ -260,7 +261,8 @@ class LiveFleet:
         # Not from a refusal (4xx): it comes back fast and would draw traffic to the node that refuses.
         if (outcome is Outcome.OK and not was_cold) or outcome.is_node_failure:
             seen_s = max(latency_s, self.rules.penalty_s) if outcome.is_node_failure else latency_s
-            known_s = self._latency(state, self._mean_latency(), now_s)
+            self.at(now_s)  # the mean is at most one grid step old
+            known_s = self._latency(state, self._mean_latency_s, now_s)
             weight = self.rules.latency_weight if state.latency_s else 1.0
             state.latency_s = known_s + weight * (seen_s - known_s)
             state.latency_at_s = now_s
@@ -344,7 +346,7 @@ class LiveFleet:
                 columns[_ROW["room_gib"], i] = total or UNKNOWN
                 self._view.residency_changed()
             self._availability(state, now_s)
-        mean_s = self._mean_latency()
+        mean_s = self._mean_latency_s = self._mean_latency()
         columns[_ROW["latency_s"]] = [self._latency(state, mean_s, now_s) for state in self.states]
         for name in _MEASURED:
             values = [

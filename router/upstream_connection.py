@@ -8,6 +8,7 @@ from typing import Final, Self, cast
 
 import httptools
 
+from router.coalesce import Coalescing
 from router.upstream import RawHeaders, UpstreamError
 
 #: Most bytes of an answer that carry no body: its headers, with interim answers before them or trailers after it.
@@ -146,7 +147,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection stands."""
-        self._transport = cast("asyncio.Transport", transport)
+        # Requests of one turn of the loop go out when all of them are decided: see router/hot.py for why.
+        self._transport = Coalescing(cast("asyncio.Transport", transport), asyncio.get_running_loop())
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:

@@ -31,17 +31,19 @@ class HotCold:
         """Minus expected seconds for cold nodes, far below them minus requests in flight; shape ``(n,)``."""
         cold_start_s = (request.load_s or self.default_load_s) * ~fleet.resident(request.model)
         expected_s = fleet.latency_s + cold_start_s
-        in_rotation = fleet.inflight[fleet.available]
-        threshold = _quantile(in_rotation if len(in_rotation) else fleet.inflight, self.quantile)
-        hot = fleet.inflight > threshold
+        hot = fleet.inflight > self._threshold(fleet)
+        if not np.count_nonzero(hot):
+            return -expected_s
         return -np.where(hot, _FAR + fleet.inflight + expected_s / _FAR, expected_s)
+
+    def _threshold(self, fleet: Fleet) -> float:
+        """The quantile of requests in flight over the nodes in rotation: the value at rank ``ceil(q * n)``, from 1."""
+        counted: list[float] = fleet.inflight.tolist()
+        if np.count_nonzero(fleet.available) not in {0, len(counted)}:
+            counted = fleet.inflight[fleet.available].tolist()
+        counted.sort()
+        return counted[max(math.ceil(self.quantile * len(counted)) - 1, 0)]
 
 
 # Larger than any latency in seconds, small enough that float64 still tells requests apart beside it.
 _FAR = 1e6
-
-
-def _quantile(values: Scores, q: float) -> float:
-    """The value at rank ``ceil(q * n)`` of n, counting from 1; a partition is three times cheaper than ``np.quantile``."""
-    rank = max(math.ceil(q * len(values)) - 1, 0)
-    return float(np.partition(values, rank)[rank])

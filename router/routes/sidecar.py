@@ -178,9 +178,15 @@ class Sidecar:
         self._dispatch.stats.feedback[result] += 1
         await answer_json(send, _ENCODE({"result": result}))
 
-    def expire(self, now_s: float) -> None:
-        """End the decisions whose feedback never came; all leases last equally long, so the oldest are first."""
-        while self._open:
+    def expire(self, now_s: float, most: int = 1000) -> None:
+        """End the decisions whose feedback never came; all leases last equally long, so the oldest are first.
+
+        Args:
+            now_s: the moment.
+            most: to end now; each decision ends two as well, so that they do not pile up for one long turn.
+        """
+        while self._open and most:
+            most -= 1
             decision_id, attempt = next(iter(self._open.items()))
             if now_s - attempt.since_s < self._lease_s:
                 return
@@ -213,6 +219,7 @@ class Sidecar:
             prompt_tokens=asked.prompt_tokens,
             output_tokens=asked.output_tokens,
         )
+        self.expire(arrived_s, most=2)
         dispatch.admit(request, tenant)
         attempt = dispatch.attempt(request, tenant, arrived_s, lifetime_s=self._lease_s)
         self._open[request_id] = attempt
