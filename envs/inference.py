@@ -117,13 +117,15 @@ class _Exchange:
     async def _stream(self, dialect: Dialect, reply: Reply, ticket: Ticket, named: Headers) -> None:
         stream = dialect.stream(reply)
         await self.send({"type": "http.response.start", "status": 200, "headers": _SSE + named})
-        await self._write(stream.opening)
-        sent = 0
+        # Engines send the opening, such as the role, when there is a first token: not a moment before.
+        unsent, sent = stream.opening, 0
         while not ticket.gone:
             await ticket.news()
             fresh = self._allowed(ticket.take(), sent)
             # Tokens that fell due together share a write; each is its own event.
-            await self._write(b"".join(map(stream.token, range(sent, sent + fresh))))
+            if fresh or ticket.done:
+                await self._write(unsent + b"".join(map(stream.token, range(sent, sent + fresh))))
+                unsent = b""
             sent += fresh
             if ticket.failed or self._dies_after(sent):
                 return await self._reset(ticket)
