@@ -21,8 +21,7 @@ class LeastRequest:
 
     def scores(self, request: Request, fleet: Fleet) -> Scores:
         """Minus the expected queue, in requests, shape ``(len(fleet),)``."""
-        cold = ~fleet.resident(request.model)
-        return -(fleet.inflight + self.cold_start_penalty * cold)
+        return -expected_queue(request, fleet, self.cold_start_penalty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,5 +41,11 @@ class PowerOfTwo:
 
     def scores(self, request: Request, fleet: Fleet) -> Scores:
         """Minus the expected queue, in requests, shape ``(len(fleet),)``."""
-        cold = ~fleet.resident(request.model)
-        return -(fleet.inflight + self.cold_start_penalty * cold)
+        return -expected_queue(request, fleet, self.cold_start_penalty)
+
+
+def expected_queue(request: Request, fleet: Fleet, cold_start_penalty: float) -> Scores:
+    """Requests in flight, a load counted as ``cold_start_penalty`` of them, shape ``(len(fleet),)``."""
+    cold = ~fleet.resident(request.model)
+    queue: Scores = fleet.inflight + cold_start_penalty * cold
+    return queue

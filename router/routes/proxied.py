@@ -6,8 +6,6 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-import numpy as np
-
 from ccr import log
 from ccr.types import Mask, Outcome, Request
 from router.auth import Tenant
@@ -28,6 +26,9 @@ TELL_S: Final = 1.0
 #: Answers up to this size are sent in one piece.
 WHOLE_BYTES: Final = 64 * 2**10
 _TAIL_BYTES: Final = 4096
+#: The request id is ours to write, in both directions.
+_NOT_RELAYED: Final = HOP_BY_HOP | {b"x-request-id"}
+_NOT_RELAYED_WITH_KEYS: Final = _NOT_RELAYED | CREDENTIALS
 _PROMPT_TOKENS = re.compile(rb'"(?:prompt_tokens|input_tokens)"\s*:\s*(\d{1,9})')
 _OUTPUT_TOKENS = re.compile(rb'"(?:completion_tokens|output_tokens)"\s*:\s*(\d{1,9})')
 
@@ -225,12 +226,8 @@ class Proxied:
     def _may_retry(self, exchange: Exchange, attempt: Attempt, *, may_retry: bool) -> bool:
         if not may_retry or exchange.started:
             return False
-        alone = np.array(
-            [spec.id == attempt.node.id for spec in self._dispatch.fleet.at(self._dispatch.clock()).specs]
-        )
-        return self._dispatch.has_alternative(exchange.request, alone) and self._retries.take(
-            self._dispatch.clock()
-        )
+        is_worthwhile = self._dispatch.has_alternative(exchange.request, attempt.tried(None))
+        return is_worthwhile and self._retries.take(self._dispatch.clock())
 
     async def _deliver(self, exchange: Exchange, attempt: Attempt, reply: UpstreamAnswer) -> None:
         """The node's bytes to the client, as they come; nothing is sent before the first of them is here."""
@@ -257,7 +254,7 @@ class Proxied:
 
     async def _start(self, exchange: Exchange, attempt: Attempt, reply: UpstreamAnswer) -> None:
         exchange.started = True
-        headers = [item for item in reply.headers if item[0] not in HOP_BY_HOP and item[0] != b"x-request-id"]
+        headers = [item for item in reply.headers if item[0] not in _NOT_RELAYED]
         if reply.content_length is not None:
             headers.append((b"content-length", b"%d" % reply.content_length))
         headers += headers_of(attempt)
@@ -265,16 +262,14 @@ class Proxied:
 
     def _request_headers(self, exchange: Exchange, attempt: Attempt) -> RawHeaders:
         """What the node sees: the client's headers without hop-by-hop ones and, where we check keys, without its key."""
-        drop: Any = HOP_BY_HOP
+        drop = _NOT_RELAYED
         node_key = self._node_keys.get(attempt.node.id)
         if self._dispatch.keys.are_required or node_key:
-            drop = drop | CREDENTIALS
+            drop = _NOT_RELAYED_WITH_KEYS
         listed = exchange.headers.get(b"connection")
         if listed is not None and listed not in {b"keep-alive", b"close"}:
             drop = drop | {name.strip().lower() for name in listed.split(b",")}
-        headers = [
-            item for item in exchange.scope["headers"] if item[0] not in drop and item[0] != b"x-request-id"
-        ]
+        headers = [item for item in exchange.scope["headers"] if item[0] not in drop]
         headers.append((b"x-request-id", exchange.request.id.encode("latin-1")))
         if node_key:
             headers.append((b"authorization", b"Bearer " + node_key))
