@@ -11,16 +11,16 @@ export OMP_NUM_THREADS := 1
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv with what the router and the tests need
+setup: $(STAMP) ## make .venv with what the router, the simulator and the tests need
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "cannot make a virtual environment: install Python >= 3.11 with its venv module (Debian: apt install python3-venv)"; exit 1; }
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python >= 3.11 is needed; run make PYTHON=python3.12 ... and remove $(VENV)"; exit 1; }
-	@echo "setting up $(VENV) (about a minute the first time) ..."
+	@echo "setting up $(VENV) (one or two minutes the first time) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group dev -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group dev -e '.[learner]'
 	@touch $(STAMP)
 
 run: setup ## the main job: four emulated GPU nodes, the router, a load, a comparison of policies

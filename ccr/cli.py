@@ -25,23 +25,37 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "key": ("router.cli:key", "Make API keys."),
 }
 
+#: Group of commands -> one line of help.
+GROUPS: Mapping[str, str] = {"traces": "Record, import, draw, describe and cut request traces."}
+
 
 WIDE = 220
 """Columns of a table that nobody looks at on a terminal."""
 
 
 class LazyGroup(click.Group):
-    """Looks commands up in :data:`COMMANDS`."""
+    """Looks commands up in :data:`COMMANDS`.
+
+    Args:
+        within: the group this is; empty for ``ccr`` itself.
+        kwargs: click's.
+    """
+
+    def __init__(self, *, within: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._within = f"{within} " if within else ""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Names, in the order of the table."""
-        return list(COMMANDS)
+        return list(self.lines())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """The command, imported now."""
-        entry = COMMANDS.get(cmd_name)
+        entry = COMMANDS.get(self._within + cmd_name)
         if entry is None:
-            return None
+            if self._within or cmd_name not in GROUPS:
+                return None
+            return LazyGroup(name=cmd_name, within=cmd_name, help=GROUPS[cmd_name])
         module, _, attribute = entry[0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
@@ -49,7 +63,16 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """The list of commands, without importing any."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl(list(self.lines().items()))
+
+    def lines(self) -> dict[str, str]:
+        """Name -> help, for what stands directly in this group."""
+        lines: dict[str, str] = {}
+        for command, (_, text) in COMMANDS.items():
+            name, _, rest = command.removeprefix(self._within).partition(" ")
+            if command.startswith(self._within):
+                lines.setdefault(name, GROUPS[name] if rest else text)
+        return lines
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ccr.cli import COMMANDS, LazyGroup
+from ccr.cli import LazyGroup
 from ccr.policies import POLICIES
 from ccr.settings import Settings, keys_by_section, seconds
 from router.app import Router
@@ -82,11 +82,11 @@ alone, and in histograms those beyond 500 share the label `other`.
 
 def commands() -> str:
     """``cli.md``: every command with its arguments and options."""
-    group = LazyGroup("ccr")
+    group = LazyGroup(name="ccr")
     context = click.Context(group, info_name="ccr")
-    top = [(name, group.get_command(context, name)) for name in COMMANDS]
+    top = [(name, group.get_command(context, name)) for name in group.lines()]
     pages = [page for name, command in top if command for page in _command(name, command, context)]
-    rows = [[f"[`ccr {name}`](#ccr-{name})", text] for name, (_, text) in COMMANDS.items()]
+    rows = [[f"[`ccr {name}`](#ccr-{name})", text] for name, text in group.lines().items()]
     return f"""# Commands
 {_NOTE}
 Every command explains itself with `--help`. Exit codes: 0 done; 1 refused, with the reason on standard error; 2 called wrongly;

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from ccr.errors import UnknownModelError
-from envs.timing import LoadSource, ModelSpec, load_s, weights_gib
+from ccr.timing import LoadSource, ModelSpec, load_s, weights_gib
 
 # Shapes from the models' public config.json; fp16 as published, int8 with embedding and head left in fp16.
 LLAMA_2_7B = ModelSpec("Llama-2-7B fp16", 6_738_415_616, 32_000 * 4096, 32, 4096, 2, 512 * 1024)

@@ -5,9 +5,9 @@ import json
 import click
 
 from ccr.errors import CCRError
+from ccr.timing import GPUS, LOAD_SOURCES, PRESETS
 from envs.catalogue import catalogue, model_facts
 from envs.emulator import EmulatedFleet, EmulatorSettings, run
-from envs.timing import GPUS, LOAD_SOURCES, PRESETS
 
 
 @click.command("node")

@@ -18,6 +18,7 @@ import uvicorn
 import uvloop
 
 from ccr.errors import CCRError, ConfigError
+from ccr.timing import GPUS, LOAD_SOURCES, PRESETS
 from envs.asgi import App, Receive, Scope, Send, read, respond_json
 from envs.catalogue import catalogue
 from envs.dialect import BadAskError, decode
@@ -25,7 +26,6 @@ from envs.faults import Fault, parse
 from envs.life import Build
 from envs.node import EmulatedNode, NodeSettings
 from envs.node_app import NodeApp
-from envs.timing import GPUS, LOAD_SOURCES, PRESETS
 
 _BACKLOG = 1024
 # Longer than a router keeps an idle connection, so that the router is the one who closes it.
@@ -44,9 +44,9 @@ class EmulatorSettings:
         port: of the first, the others follow; 0: the system chooses all.
         supervisor_port: where :class:`Supervisor` listens; 0: the system chooses; ``None``: it does not.
         speed: node seconds for each second of the wall clock.
-        gpus: cards, dealt to the nodes in turn; keys of :data:`envs.timing.GPUS`.
-        preset: engine; a key of :data:`envs.timing.PRESETS`.
-        load: where weights come from; a key of :data:`envs.timing.LOAD_SOURCES`.
+        gpus: cards, dealt to the nodes in turn; keys of :data:`ccr.timing.GPUS`.
+        preset: engine; a key of :data:`ccr.timing.PRESETS`.
+        load: where weights come from; a key of :data:`ccr.timing.LOAD_SOURCES`.
         models: ids out of the catalogue; empty: all of it.
         warm: ids resident at boot.
         overhead_s: HTTP and tokeniser, in node seconds.

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from envs.timing import GIB
+from ccr.timing import GIB
 from envs.words import NodeState, Place
 
 # vLLM V1's buckets.

@@ -4,7 +4,7 @@ from bisect import insort
 from math import inf
 from operator import attrgetter
 
-from envs.timing import ModelSpec, StepCosts
+from ccr.timing import ModelSpec, StepCosts
 from envs.words import Job, ModelState, Place
 
 #: vLLM's default `max_num_seqs`.

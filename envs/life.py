@@ -8,11 +8,11 @@ from math import inf
 from typing import Any
 from uuid import uuid4
 
+from ccr.timing import ModelSpec
 from envs.driver import NodeDriver
 from envs.exposition import Latencies, Page, render
 from envs.faults import Fault
 from envs.node import EmulatedNode
-from envs.timing import ModelSpec
 from envs.words import Finished, NodeState, Place
 
 # Utilisation is a rate over at least this long, so that two scrapers do not shorten each other's window.

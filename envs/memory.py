@@ -2,8 +2,8 @@
 
 from math import inf
 
+from ccr.timing import GIB, GpuSpec, activation_bytes
 from envs.lane import Key, Lane, Sequence
-from envs.timing import GIB, GpuSpec, activation_bytes
 from envs.words import NeverFitsError
 
 

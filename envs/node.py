@@ -13,9 +13,7 @@ from math import inf
 from operator import attrgetter
 
 from ccr.errors import UnknownModelError
-from envs.lane import Key, Lane, Sequence
-from envs.memory import Memory
-from envs.timing import (
+from ccr.timing import (
     GIB,
     GPUS,
     LOAD_SOURCES,
@@ -29,6 +27,8 @@ from envs.timing import (
     prefill_s,
     step_costs,
 )
+from envs.lane import Key, Lane, Sequence
+from envs.memory import Memory
 from envs.words import (
     Event,
     Evicted,

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from ccr.cli import COMMANDS, cli
+from ccr.cli import cli
 from ccr.settings import Settings, keys_by_section, load
 from docs.generate import DOCS, EXAMPLE, PAGES, main
 from router.discovery.configured import discovery_of
@@ -43,7 +43,7 @@ def all_commands():
                 visit(f"{path} {name}".strip(), command.get_command(context, name))
 
     context = click.Context(cli)
-    for name in COMMANDS:
+    for name in cli.list_commands(context):
         visit(name, cli.get_command(context, name))
     return found
 

@@ -5,8 +5,8 @@ from itertools import combinations
 import pytest
 
 from ccr.errors import UnknownModelError
+from ccr.timing import GPUS, LOAD_SOURCES, kv_bytes, weights_gib
 from envs.catalogue import catalogue, model_facts
-from envs.timing import GPUS, LOAD_SOURCES, kv_bytes, weights_gib
 
 A10 = GPUS["A10"]
 

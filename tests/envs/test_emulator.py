@@ -17,8 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ccr.errors import ConfigError, UnknownModelError
+from ccr.timing import GIB
 from envs.emulator import EmulatedFleet, EmulatorSettings
-from envs.timing import GIB
 
 CHAT, CODE, SUPPORT = "chat-7b@1", "code-7b@1", "support-8b@1"
 HELLO = [{"role": "user", "content": "x" * 40}]  # 40 bytes: 10 tokens.

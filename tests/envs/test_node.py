@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccr.errors import UnknownModelError
+from ccr.timing import GIB, GPUS, LOAD_SOURCES, PRESETS, decode_s, load_s, prefill_s, step_costs
 from envs.catalogue import catalogue
 from envs.node import EmulatedNode, NodeSettings
-from envs.timing import GIB, GPUS, LOAD_SOURCES, PRESETS, decode_s, load_s, prefill_s, step_costs
 from envs.words import (
     Evicted,
     Finished,

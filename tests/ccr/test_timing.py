@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccr.errors import ConfigError
-from envs.catalogue import LLAMA_2_7B, LLAMA_3_8B, MISTRAL_7B, QWEN_25_7B, YI_15_6B, int8
-from envs.timing import (
+from ccr.timing import (
     GPUS,
     LOAD_SOURCES,
     PRESETS,
@@ -19,6 +18,7 @@ from envs.timing import (
     step_costs,
     weights_gib,
 )
+from envs.catalogue import LLAMA_2_7B, LLAMA_3_8B, MISTRAL_7B, QWEN_25_7B, YI_15_6B, int8
 
 A10 = GPUS["A10"]
 EAGER = PRESETS["eager"]
