@@ -60,6 +60,7 @@ def decide(
     mask = eligible(request, fleet, exclude)
     if not np.count_nonzero(mask):
         raise NoEligibleNodeError(request.model, reasons(request, fleet, exclude))
+    fleet.looked = None
     scores = policy.scores(request, fleet)
     probabilities = policy.picker.probabilities(scores, mask)
     drawn = draw(probabilities, u)
@@ -77,4 +78,5 @@ def decide(
         scores=scores,
         probabilities=executed,
         mask=mask,
+        look=fleet.looked,
     )

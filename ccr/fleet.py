@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ccr.book import Placed
+from ccr.expectations import Expectations
+from ccr.look import Look
 from ccr.outlier import Health, OutlierRules, Phase
-from ccr.types import COLUMNS, UNKNOWN, Fleet, Mask, NodeSpec, Outcome, Reading, Request
+from ccr.prices import PriceList
+from ccr.types import COLUMNS, UNKNOWN, Column, Fleet, Mask, NodeSpec, Outcome, Reading, Request
 
 _ROW = {name: row for row, name in enumerate(COLUMNS)}
 _MEASURED = ("gpu_free_gib", "running", "waiting", "kv_used")
@@ -104,12 +108,19 @@ class LiveFleet:
         rules: constants.
         specs: the nodes at the start.
         now_s: the moment.
+        prices: what models cost on nodes, for policies that look at what is expected of each node.
     """
 
     def __init__(
-        self, rules: FleetRules | None = None, specs: Sequence[NodeSpec] = (), now_s: float = 0.0
+        self,
+        rules: FleetRules | None = None,
+        specs: Sequence[NodeSpec] = (),
+        now_s: float = 0.0,
+        prices: PriceList | None = None,
     ) -> None:
         self.rules = rules or FleetRules()
+        self.prices = prices or PriceList()
+        self.expected: Expectations | None = None
         self.states: list[NodeState] = []
         self.ejections_total = 0
         self._mean_latency_s = 0.0
@@ -134,6 +145,54 @@ class LiveFleet:
         if now_s >= self._due_s:
             self._refresh(now_s)
         return self._view
+
+    # What is expected of the nodes
+
+    def expect(self, now_s: float, *, coverage: float = 1.0, observed: bool = False) -> Expectations:
+        """Keep a book of what is expected of each node, from now on; what is in flight already shows by telemetry only.
+
+        Args:
+            now_s: the moment.
+            coverage: share of the traffic that comes through this router, in (0, 1].
+            observed: whether observed latencies are to be learned from, for the policies that use them.
+        """
+        specs = [state.spec for state in self.states]
+        self.expected = Expectations(self.prices, specs, coverage=coverage, observed=observed)
+        for state in self.states:
+            self._tell_of(self.expected, state, now_s)
+        return self.expected
+
+    def placed(self, state: NodeState, request: Request, now_s: float) -> Placed | None:
+        """Enter a dispatch into the book, if one is kept; only the ledger calls this."""
+        if self.expected is None or state.index < 0:
+            return None
+        self.expected.arrived(request)
+        return self.expected.place(request, state.index, self._columns, now_s)
+
+    def first_token(self, state: NodeState, placed: Placed, now_s: float) -> None:
+        """The first token of a placed request arrived."""
+        if self.expected is not None and state.index >= 0:
+            self.expected.first_token(placed._replace(node=state.index), now_s)
+
+    def left(self, state: NodeState, placed: Placed, *, has_first_token: bool) -> None:
+        """A placed request is over; only the ledger calls this."""
+        if self.expected is not None and state.index >= 0:
+            here = placed._replace(node=state.index)
+            self.expected.leave(here, self._view.now_s, has_first_token=has_first_token)
+
+    def learn(
+        self,
+        state: NodeState,
+        placed: Placed,
+        ttft_s: float,
+        total_s: float,
+        output_tokens: int,
+        now_s: float,
+    ) -> None:
+        """A placed request, which is over, was answered in full; times from its dispatch."""
+        if self.expected is not None and state.index >= 0:
+            here = placed._replace(node=state.index)
+            self.expected.learn(here, ttft_s, total_s, float(output_tokens), now_s)
 
     # Membership
 
@@ -189,6 +248,8 @@ class LiveFleet:
         if reading.loaded is not None and reading.loaded != state.reported:
             state.reported = reading.loaded
             self._residency(state)
+        if self.expected is not None:
+            self._tell_of(self.expected, state, now_s)
         self._refresh(now_s)
         return restarted
 
@@ -308,16 +369,32 @@ class LiveFleet:
             self._columns[_ROW["inflight"], i] = state.inflight
             self._columns[_ROW["latency_s"], i] = state.latency_s
         self._view = Fleet(
-            [state.spec for state in states], self._columns, self._available, self._loaded, self._why, now_s
-        )
+            [state.spec for state in states], self._columns, self._available, self._loaded, self._why, now_s,
+            self._look,
+        )  # fmt: skip
+        if self.expected is not None:
+            self.expected.replace([state.spec for state in states])
+            for state in states:
+                self._tell_of(self.expected, state, now_s)
         self._refresh(now_s)
 
     def _reincarnate(self, old: NodeState, now_s: float) -> NodeState:
         fresh = NodeState(old.spec, self.rules, now_s, joined_late=True)
         fresh.draining = old.draining
         fresh.health.inherit(old.health)
+        if self.expected is not None and old.index >= 0:
+            self.expected.forget(old.index)
         self._rebuild([fresh if state is old else state for state in self.states], now_s)
         return fresh
+
+    def _look(self, request: Request, columns: Column, now_s: float) -> Look:
+        expected = self.expected or self.expect(now_s)
+        return expected.look(request, columns, now_s)
+
+    def _tell_of(self, expected: Expectations, state: NodeState, now_s: float) -> None:
+        if state.index >= 0:
+            expected.report(state.index, state.reported)
+            expected.loading(state.index, state.loading, now_s)
 
     def _residency(self, state: NodeState) -> None:
         if state.index >= 0:

@@ -7,6 +7,7 @@ and the failures of others listed in ``docs/faults.md``).
 from types import TracebackType
 from typing import Self
 
+from ccr.book import Placed
 from ccr.fleet import LiveFleet, NodeState
 from ccr.types import Request
 
@@ -17,7 +18,17 @@ class Lease:
     Use it as a context manager, or call :meth:`release` on every path; a second release changes nothing.
     """
 
-    __slots__ = ("_ledger", "expires_s", "is_probe", "model", "request_id", "since_s", "state")
+    __slots__ = (
+        "_ledger",
+        "expires_s",
+        "has_first_token",
+        "is_probe",
+        "model",
+        "placed",
+        "request_id",
+        "since_s",
+        "state",
+    )
 
     def __init__(
         self, ledger: "Ledger", state: NodeState, request: Request, now_s: float, expires_s: float
@@ -29,6 +40,8 @@ class Lease:
         self.since_s = now_s
         self.expires_s = expires_s
         self.is_probe = False
+        self.placed: Placed | None = None
+        self.has_first_token = False
 
     @property
     def is_open(self) -> bool:
@@ -42,6 +55,12 @@ class Lease:
             return False
         ledger._end(self)
         return True
+
+    def first_token(self, now_s: float) -> None:
+        """The first token arrived; only the first call counts."""
+        if self._ledger is not None and self.placed is not None and not self.has_first_token:
+            self.has_first_token = True
+            self._ledger._fleet.first_token(self.state, self.placed, now_s)
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +96,8 @@ class Ledger:
         self._open[lease] = None
         self.granted_total += 1
         lease.is_probe = self._fleet.dispatched(state, request, now_s)
+        if self._fleet.expected is not None:
+            lease.placed = self._fleet.placed(state, request, now_s)
         return lease
 
     def expired(self, now_s: float) -> list[Lease]:
@@ -90,3 +111,5 @@ class Ledger:
     def _end(self, lease: Lease) -> None:
         del self._open[lease]
         self._fleet.finished(lease.state, lease.model, was_probe=lease.is_probe)
+        if lease.placed is not None:
+            self._fleet.left(lease.state, lease.placed, has_first_token=lease.has_first_token)

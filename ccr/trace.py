@@ -6,8 +6,9 @@ import numpy as np
 from ccr.engine import decide
 from ccr.errors import TraceError
 from ccr.guard import BoundedLoad
+from ccr.look import Look
 from ccr.policy import Policy
-from ccr.types import COLUMNS, Decision, Fleet, NodeSpec, Outcome, Request, TraceRecord
+from ccr.types import COLUMNS, Decision, Fleet, Looker, NodeSpec, Outcome, Request, TraceRecord
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(TraceRecord)
@@ -64,7 +65,7 @@ def record_of(
         mask=tuple(decision.mask.tolist()), scores=tuple(score if np.isfinite(score) else None for score in decision.scores.tolist()),
         probabilities=tuple(decision.probabilities.tolist()),
         observation={name: tuple(getattr(fleet, name).tolist()) for name in COLUMNS},
-        resident=tuple(resident.tolist()),
+        resident=tuple(resident.tolist()), look=_look_as_lists(decision.look),
     )  # fmt: skip
 
 
@@ -88,6 +89,7 @@ def replay(record: TraceRecord, policy: Policy, guard: BoundedLoad | None = None
         columns=np.array([record.observation[name] for name in COLUMNS]),
         available=eligible,
         loaded=[frozenset({model}) if here else frozenset() for here in record.resident],
+        looker=_looker(record),
     )
     request = Request(
         id=record.request_id, model=model, name=record.model, version=record.version, seq=record.seq,
@@ -102,4 +104,23 @@ def _all_serving(fleet: Fleet, model: str) -> Fleet:
         NodeSpec(id=spec.id, url=spec.url, loads_on_demand=True, models=frozenset({model}))
         for spec in fleet.specs
     ]
-    return Fleet(specs, fleet.columns, fleet.available, fleet.loaded)
+    return Fleet(specs, fleet.columns, fleet.available, fleet.loaded, looker=fleet.looker)
+
+
+def _look_as_lists(look: Look | None) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """Its arrays but the columns, which the observation has already."""
+    if look is None:
+        return {}
+    return {
+        "load": tuple(map(tuple, look.load.tolist())),
+        "pairs": tuple(map(tuple, look.pairs.tolist())),
+        "asked": (tuple(look.asked.tolist()),),
+    }
+
+
+def _looker(record: TraceRecord) -> Looker | None:
+    """What was seen, whoever looks."""
+    if not record.look:
+        return None
+    load, pairs, asked = (np.array(record.look[name]) for name in ("load", "pairs", "asked"))
+    return lambda request, columns, now_s: Look(columns, load, pairs, asked[0])  # noqa: ARG005 - it has been looked

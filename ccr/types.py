@@ -1,6 +1,6 @@
 """The words of the house: Request, NodeSpec, Reading, Node, Fleet, Decision, Outcome, TraceRecord."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccr.hashing import hash64
+from ccr.look import Look
 
 Column = NDArray[np.float64]
 Scores = NDArray[np.float64]
@@ -172,6 +173,10 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
 _ROW = {name: row for row, name in enumerate(COLUMNS)}
 
 
+Looker = Callable[["Request", Column, float], Look]
+"""Request, columns of shape ``(C, n)``, the moment -> the request on every node."""
+
+
 class Fleet:
     """Read-only columns of all nodes at one moment; the policies see nothing else.
 
@@ -185,11 +190,12 @@ class Fleet:
         loaded: model ids resident on each node (reported, or in flight there).
         why_unavailable: per node, in words; empty where available.
         now_s: the moment, on the caller's clock.
+        looker: looks at a request on every node, from the owner's book; see :func:`ccr.expectations.look_of`.
     """
 
     __slots__ = (
         "_capable_masks", "_id_hashes", "_loaded_masks", "_nodes", "_serving_masks", "_tag_masks", "available", "columns",
-        "gpu_free_gib", "gpu_total_gib", "inflight", "kv_used", "latency_s", "loaded", "now_s", "qps",
+        "gpu_free_gib", "gpu_total_gib", "inflight", "kv_used", "latency_s", "loaded", "looked", "looker", "now_s", "qps",
         "ramp", "room_gib", "running", "specs", "telemetry_age_s", "waiting", "why_unavailable",
     )  # fmt: skip
 
@@ -213,7 +219,10 @@ class Fleet:
         loaded: Sequence[frozenset[str]],
         why_unavailable: Sequence[str] = (),
         now_s: float = 0.0,
+        looker: Looker | None = None,
     ) -> None:
+        self.looker = looker
+        self.looked: Look | None = None
         self.specs = tuple(specs)
         self.columns = _read_only(columns)
         self.available = _read_only(available)
@@ -432,6 +441,7 @@ class Decision:
         probabilities: executed distribution, shape ``(n,)``.
         mask: who was eligible, shape ``(n,)``.
         fallback: why the configured policy was not used; empty normally.
+        look: what the policy saw of the router's expectations, if it asked for them.
     """
 
     request_id: str
@@ -447,6 +457,7 @@ class Decision:
     probabilities: Probabilities
     mask: Mask
     fallback: str = ""
+    look: Look | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -489,6 +500,7 @@ class TraceRecord:
     probabilities: tuple[float, ...] = ()
     observation: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     resident: tuple[bool, ...] = ()
+    look: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

@@ -202,7 +202,7 @@ def test_a_record_has_no_place_for_text():
     ids = {"request_id", "parent_id", "session", "model", "model_id", "version", "node", "drawn", "policy"}
     words_of_ours = {"guard_reason", "fallback"}
     plain = {float, int, float | None, int | None, bool | None, Outcome}
-    rows = {"node_ids", "mask", "scores", "probabilities", "observation", "resident"}
+    rows = {"node_ids", "mask", "scores", "probabilities", "observation", "resident", "look"}
 
     others = {
         field.name for field in fields(TraceRecord) if field.type is not str and field.type not in plain
