@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from types import MappingProxyType
+from typing import NamedTuple
 
 from ccr.errors import ConfigError
 
@@ -41,6 +42,8 @@ class ModelSpec:
         kv_bytes_per_token: keys and values of one token in all layers, fp16.
         tied: whether the output head is the input embedding.
         compute_gain: speed-up of the linear layers' arithmetic: 1 for weight-only int8, about 1.5 for W8A8.
+        base: for a LoRA sibling, id of the model whose weights it shares; the shape is that model's.
+        adapter_bytes: for a LoRA sibling, bytes of its adapter.
     """
 
     architecture: str
@@ -52,6 +55,8 @@ class ModelSpec:
     kv_bytes_per_token: int
     tied: bool = False
     compute_gain: float = 1.0
+    base: str = ""
+    adapter_bytes: int = 0
 
     @property
     def stored_bytes(self) -> int:
@@ -130,6 +135,7 @@ class LoadSource:
         bytes_per_s: rate.
         sd: standard deviation of a load, as a fraction of its mean.
         origin: where the figures are from.
+        adapter_fixed_s: seconds on top of the bytes of a LoRA adapter.
     """
 
     name: str
@@ -137,11 +143,13 @@ class LoadSource:
     bytes_per_s: float
     sd: float
     origin: str
+    adapter_fixed_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class StepCosts:
-    """One model on one card under one engine, as six numbers; see :func:`prefill_s` and :func:`decode_s`.
+class StepCosts(NamedTuple):
+    """One model on one card under one engine, as seven numbers; see :func:`prefill_s` and :func:`decode_s`.
+
+    A tuple, so that compiled kernels call :func:`prefill_step_s` and :func:`decode_s` as they are.
 
     Args:
         prefill_fixed_s: per prefill batch.
@@ -181,6 +189,9 @@ PRESETS: Mapping[str, EnginePreset] = MappingProxyType(
     }
 )
 
+# A running engine takes an adapter from disk, checks it and copies it into a slot (assumed).
+_ADAPTER_FROM_DISK_S = 0.1
+
 LOAD_SOURCES: Mapping[str, LoadSource] = MappingProxyType(
     {
         "process": LoadSource(
@@ -189,6 +200,7 @@ LOAD_SOURCES: Mapping[str, LoadSource] = MappingProxyType(
             2.6 * GB,
             0.17,
             "30-60 s engine start (vllm issue 20264) and safetensors from disk",
+            _ADAPTER_FROM_DISK_S,
         ),
         "engine_swap": LoadSource(
             "engine_swap",
@@ -196,12 +208,31 @@ LOAD_SOURCES: Mapping[str, LoadSource] = MappingProxyType(
             2.6 * GB,
             0.17,
             "safetensors from disk into a running engine, and 3 s (assumed) for its new KV cache and warm-up batch",
+            _ADAPTER_FROM_DISK_S,
         ),
         "disk_safetensors": LoadSource(
-            "disk_safetensors", 0.0, 2.6 * GB, 0.17, "13.3 GB in 5.09 s on an A5000 (ServerlessLLM results)"
+            "disk_safetensors",
+            0.0,
+            2.6 * GB,
+            0.17,
+            "13.3 GB in 5.09 s on an A5000 (ServerlessLLM results)",
+            _ADAPTER_FROM_DISK_S,
         ),
         "disk_fast": LoadSource(
-            "disk_fast", 0.0, 12.5 * GB, 0.17, "13.3 GB in 1.06 s (p50), fast loader (ServerlessLLM results)"
+            "disk_fast",
+            0.0,
+            12.5 * GB,
+            0.17,
+            "13.3 GB in 1.06 s (p50), fast loader (ServerlessLLM results)",
+            _ADAPTER_FROM_DISK_S,
+        ),
+        "remote": LoadSource(
+            "remote",
+            4.0,
+            0.4 * GB,
+            0.5,
+            "p50 22.7 s, p90 42 s, LoRA 4.4 s (GenTD26, GPU and sizes not named; 7.5 GB and 0.16 GB assumed)",
+            4.0,
         ),
         "host_pinned": LoadSource("host_pinned", 0.0, 16 * GB, 0.0, "PCIe 4.0 x16: 16-24 GB/s"),
         "resident": LoadSource("resident", 0.0, inf, 0.0, "already there"),
@@ -232,14 +263,28 @@ def step_costs(model: ModelSpec, gpu: GpuSpec, preset: EnginePreset, bw_scale: f
     )
 
 
-def prefill_s(costs: StepCosts, lengths: Sequence[int]) -> float:
+def prefill_s(costs: StepCosts, lengths: Sequence[int], cached: Sequence[int] = ()) -> float:
     """Seconds to read a batch of prompts and give the first token of each.
 
     Args:
         costs: of the model on the node.
         lengths: tokens of each prompt.
+        cached: leading tokens of each whose keys and values are there already; none when left out.
     """
-    arithmetic = costs.prefill_token_s * sum(lengths) + costs.prefill_square_s * sum(n * n for n in lengths)
+    tokens = sum(lengths) - sum(cached)
+    squares = sum(n * n for n in lengths) - sum(n * n for n in cached)
+    return prefill_step_s(costs, tokens, squares)
+
+
+def prefill_step_s(costs: StepCosts, tokens: int, squares: int) -> float:
+    """Seconds of one prefill step, see :func:`prefill_s`.
+
+    Args:
+        costs: of the model on the node.
+        tokens: new prompt tokens of the whole batch.
+        squares: squared length of each prompt less the squared length of its cached part, summed.
+    """
+    arithmetic = costs.prefill_token_s * tokens + costs.prefill_square_s * squares
     return costs.prefill_fixed_s + max(arithmetic, costs.prefill_floor_s)
 
 
@@ -282,3 +327,8 @@ def weights_gib(model: ModelSpec) -> float:
 def load_s(model: ModelSpec, source: LoadSource) -> float:
     """Mean seconds to bring the weights in from ``source``."""
     return source.fixed_s + model.stored_bytes / source.bytes_per_s
+
+
+def adapter_s(model: ModelSpec, source: LoadSource) -> float:
+    """Mean seconds to bring the LoRA adapter of a sibling in from ``source``."""
+    return source.adapter_fixed_s + model.adapter_bytes / source.bytes_per_s

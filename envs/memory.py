@@ -4,13 +4,15 @@ from math import inf
 
 from ccr.timing import GIB, GpuSpec, activation_bytes
 from envs.lane import Key, Lane, Sequence
+from envs.prefix import PrefixCache
 from envs.words import NeverFitsError
 
 
 class Memory:
     """Weights, activations and KV cache of the models on one card; bytes throughout.
 
-    The KV cache is one pool for all models: what an engine may fill, less weights and activations.
+    The KV cache is one pool for all models: what an engine may fill, less weights and activations. The prefix cache has
+    what running sequences leave of it, and counts as free.
 
     Args:
         gpu: the card.
@@ -23,7 +25,15 @@ class Memory:
         self._weights = 0
         self.resident: list[Lane] = []
         self.kv_budget = self._budget
+        self.prefix = PrefixCache()
         self.peak = 0.0
+
+    def clear(self) -> None:
+        """As on a node that just started; the peak stays."""
+        self._loading = None
+        self.resident = []
+        self.prefix = PrefixCache()
+        self._changed()
 
     @property
     def kv(self) -> int:
@@ -49,7 +59,12 @@ class Memory:
     def leave(self, lane: Lane) -> None:
         """The weights are gone."""
         self.resident.remove(lane)
+        self.prefix.drop([queue.model for queue in lane.queues])
         self._changed()
+
+    def trim(self) -> None:
+        """Running sequences took KV cache, or there is less: the prefix cache keeps the rest."""
+        self.prefix.trim(self.kv_budget - self.kv)
 
     def note_peak(self) -> None:
         """Remember the most that was used."""
@@ -76,8 +91,8 @@ class Memory:
     def make_room(self, need: float, key: Key, lane: Lane, arriving: int) -> list[Lane] | None:
         """Who has to leave so that ``need`` bytes are free; ``None`` when it is not possible yet.
 
-        Idle models leave, least recently used first. When they are not enough, busy ones are closed to work younger
-        than ``key`` and drain; work at an infinite ``key`` closes nobody.
+        Idle models leave, least preferred first and among equals least recently used first. When they are not enough,
+        busy ones are closed to work younger than ``key`` and drain; work at an infinite ``key`` closes nobody.
 
         Args:
             need: bytes, without the activations of an arriving model.
@@ -110,7 +125,7 @@ class Memory:
     def _victims(self, need: float, key: Key, lane: Lane, arriving: int) -> list[Lane] | None:
         others = [other for other in self.resident if other is not lane]
         # Idle before busy; a model once closed stays the one to go.
-        others.sort(key=lambda o: (o.busy_for(key), o.closed_after is None, o.last_used_s))
+        others.sort(key=lambda o: (o.busy_for(key), o.closed_after is None, o.own.weight, o.last_used_s))
         for count in range(len(others) + 1):
             if self._short(need, others[:count], arriving) <= 0:
                 return others[:count]
@@ -127,6 +142,7 @@ class Memory:
         if self._loading is not None:
             self._weights += self._loading.weights
         self.kv_budget = self._budget - self._weights - activation_bytes(self._models)
+        self.trim()
         self.note_peak()
 
     @property

@@ -39,6 +39,8 @@ class Job:
         output_tokens: exactly as many are generated; 0 for an embedding.
         priority: lower goes first, as in vLLM.
         stream: whether each token is reported; otherwise only the end is.
+        session: the conversation it continues; empty for none.
+        prefix_tokens: leading prompt tokens that repeat the session's previous context.
     """
 
     id: str
@@ -47,11 +49,13 @@ class Job:
     output_tokens: int
     priority: int = 0
     stream: bool = False
+    session: str = ""
+    prefix_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model's weights arrived; ``cold`` when a request had to wait for them."""
+    """A model's weights, or a sibling's adapter, arrived; ``cold`` when a request had to wait for them."""
 
     at_s: float
     model: str
@@ -61,7 +65,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """A model's weights left the GPU; no request of it was running."""
+    """A model's weights, or a sibling's adapter, left the GPU; no request of it was running.
+
+    The adapters on top of weights leave with them, without an event of their own.
+    """
 
     at_s: float
     model: str
@@ -95,7 +102,8 @@ class Finished:
         submitted_s: when it was handed to the node.
         started_s: when its first prefill began.
         first_token_s: when its first prefill ended.
-        cold: whether the weights were not resident when it arrived.
+        cold: whether the weights, or its adapter, were not resident when it arrived.
+        reused_tokens: prompt tokens its last prefill found in the prefix cache.
     """
 
     at_s: float
@@ -104,6 +112,7 @@ class Finished:
     started_s: float
     first_token_s: float
     cold: bool
+    reused_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,15 @@ class Preempted:
     job_id: str
 
 
-Event = Loaded | Evicted | FirstToken | Tokens | Finished | Preempted
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The node died with this job on it."""
+
+    at_s: float
+    job_id: str
+
+
+Event = Loaded | Evicted | FirstToken | Tokens | Finished | Preempted | Lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +139,7 @@ class ModelState:
     """One model on the node.
 
     Args:
-        place: where the weights are.
+        place: where the weights are; of a sibling, where its adapter is once the weights are resident.
         running: sequences in its batch.
         waiting: jobs in its queue.
         load_s: seconds its last load took; ``None`` before the first.
@@ -157,6 +174,9 @@ class NodeState:
         preempted: recomputations because the KV cache was full.
         evicted: models that left the GPU.
         cold_starts: loads from the source that a request waited for.
+        loads: weights and adapters that arrived, waited for or not.
+        lost: jobs the node died with.
+        cached_tokens: tokens in the prefix cache; not part of ``kv_used``.
     """
 
     now_s: float
@@ -173,6 +193,9 @@ class NodeState:
     preempted: int
     evicted: int
     cold_starts: int
+    loads: int = 0
+    lost: int = 0
+    cached_tokens: int = 0
 
     @property
     def running(self) -> int:

@@ -11,6 +11,7 @@ from ccr.timing import (
     GPUS,
     LOAD_SOURCES,
     PRESETS,
+    adapter_s,
     decode_s,
     kv_tokens,
     load_s,
@@ -123,6 +124,30 @@ def test_a_longer_prefill_takes_no_less(lengths, more):
 
     assert prefill_s(costs, [*lengths, more]) >= prefill_s(costs, lengths)
     assert prefill_s(costs, [lengths[0] + more, *lengths[1:]]) >= prefill_s(costs, lengths)
+
+
+@given(length=st.integers(2, 8192), share=st.floats(0.0, 1.0))
+def test_what_is_cached_costs_neither_its_tokens_nor_its_attention_among_themselves(length, share):
+    costs = step_costs(int8(MISTRAL_7B), A10, EAGER)
+    cached = int(share * (length - 1))
+
+    arithmetic_s = costs.prefill_token_s * (length - cached) + costs.prefill_square_s * (
+        length**2 - cached**2
+    )
+
+    seconds = prefill_s(costs, [length], [cached])
+    assert seconds == pytest.approx(costs.prefill_fixed_s + max(arithmetic_s, costs.prefill_floor_s))
+    assert seconds <= prefill_s(costs, [length])
+
+
+def test_a_remote_adapter_takes_the_published_seconds_and_weights_theirs():
+    """GenTD26: 22.7 s for a base model, 4.4 s for an adapter; their sizes, 7.5 GB and 0.16 GB, are assumed."""
+    adapter = replace(MISTRAL_7B, base="base", adapter_bytes=160 * 10**6)
+
+    assert adapter_s(adapter, LOAD_SOURCES["remote"]) == pytest.approx(4.4)
+    assert adapter_s(adapter, LOAD_SOURCES["disk_safetensors"]) < 0.2
+    remote = LOAD_SOURCES["remote"]
+    assert remote.fixed_s + 7.5e9 / remote.bytes_per_s == pytest.approx(22.7, rel=0.01)
 
 
 @given(sequences=st.integers(1, 256), context=st.integers(1, 100_000))

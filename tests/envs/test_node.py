@@ -1,13 +1,14 @@
 """The node in virtual time: batches, KV cache, residency, and a ledger that balances whatever happens."""
 
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccr.errors import UnknownModelError
-from ccr.timing import GIB, GPUS, LOAD_SOURCES, PRESETS, decode_s, load_s, prefill_s, step_costs
+from ccr.errors import ConfigError, UnknownModelError
+from ccr.timing import GIB, GPUS, LOAD_SOURCES, PRESETS, adapter_s, decode_s, load_s, prefill_s, step_costs
 from envs.catalogue import catalogue
 from envs.node import EmulatedNode, NodeSettings
 from envs.words import (
@@ -16,6 +17,7 @@ from envs.words import (
     FirstToken,
     Job,
     Loaded,
+    Lost,
     ModelBusyError,
     NeverFitsError,
     Place,
@@ -449,3 +451,264 @@ def test_looking_more_often_changes_nothing(actions, looks):
     seen = [event for now_s in sorted(looks) for event in often.advance(now_s)]
 
     assert seen + often.advance(FOREVER) == once.advance(FOREVER)
+
+
+def a_turn(name, prompt, prefix, model=CHAT, output=50):
+    return Job(name, model, prompt, output, session="s", prefix_tokens=prefix)
+
+
+def first_tokens_after(node, *jobs):
+    """Seconds from each job's submission to its first token, one after the other has finished."""
+    seconds = []
+    for job in jobs:
+        now_s = node.state().now_s
+        node.submit(job, now_s)
+        (done,) = of(Finished, node.advance(now_s + 100.0))
+        seconds.append(done.first_token_s - now_s)
+    return seconds
+
+
+def test_a_session_s_next_prompt_reads_only_what_is_new():
+    node = a_node(CHAT)
+
+    _, again_s = first_tokens_after(node, a_turn("1", 1000, 0), a_turn("2", 1300, 1050))
+
+    assert again_s == pytest.approx(prefill_s(costs_of(CHAT), [1300], [1050]))
+    assert again_s < 0.5 * prefill_s(costs_of(CHAT), [1300])
+
+
+@pytest.mark.parametrize(
+    ("second", "reused"),
+    [
+        pytest.param(a_turn("2", 1300, 0), 0, id="nothing repeats"),
+        pytest.param(a_turn("2", 1300, 1200), 1050, id="no more than is there"),
+        pytest.param(a_turn("2", 500, 800), 499, id="the last token is always read"),
+        pytest.param(replace(a_turn("2", 1300, 1050), session="t"), 0, id="another session"),
+        pytest.param(replace(a_turn("2", 1300, 1050), model=CODE), 0, id="another model"),
+    ],
+)
+def test_what_a_prompt_reuses(second, reused):
+    node = a_node(CHAT, CODE)
+
+    _, again_s = first_tokens_after(node, a_turn("1", 1000, 0), second)
+
+    assert again_s == pytest.approx(prefill_s(costs_of(second.model), [second.prompt_tokens], [reused]))
+
+
+def test_without_a_prefix_cache_everything_is_read_again():
+    node = a_node(CHAT, prefix_cache=False)
+
+    _, again_s = first_tokens_after(node, a_turn("1", 1000, 0), a_turn("2", 1300, 1050))
+
+    assert again_s == pytest.approx(prefill_s(costs_of(CHAT), [1300]))
+
+
+def test_cached_contexts_give_way_to_running_sequences():
+    """Llama-2-7B int8 has 26,061 tokens of KV cache: a prompt of 25,000 leaves the context of 5,050 about 1,000."""
+    node = a_node(SUMMARY)
+    first_tokens_after(node, a_turn("1", 5000, 0, SUMMARY))
+    before = node.state()
+
+    node.submit(a_job("large", SUMMARY, prompt=25_000, output=2), 200.0)
+
+    assert (before.cached_tokens, before.kv_used) == (5050, 0.0)
+    assert 1000 <= node.state().cached_tokens <= 1061
+
+
+def test_an_evicted_model_takes_its_cached_contexts_along():
+    node = a_node(CHAT)
+    first_tokens_after(node, a_turn("1", 1000, 0))
+
+    node.unload(CHAT, 100.0)
+
+    assert node.state().cached_tokens == 0
+
+
+POET, CLERK = "chat-7b@1+poet", "chat-7b@1+clerk"
+SIBLINGS = {
+    **MODELS,
+    POET: replace(MODELS[CHAT], base=CHAT, adapter_bytes=160 << 20),
+    CLERK: replace(MODELS[CHAT], base=CHAT, adapter_bytes=80 << 20),
+}
+
+
+def a_node_with_siblings(*resident, **settings_):
+    node = EmulatedNode(SIBLINGS, NodeSettings(source=LOAD_SOURCES["remote"], **settings_))
+    for model in resident:
+        node.place(model)
+    return node
+
+
+def test_lora_siblings_run_in_one_batch():
+    """One pass over the weights serves both: two siblings are no slower than two jobs of one model."""
+    node = a_node_with_siblings(POET, CLERK)
+    node.submit(a_job("first", CHAT, output=1), 0.0)
+    node.submit(a_job("a", POET, output=100), 0.0)
+    node.submit(a_job("b", CLERK, output=100), 0.0)
+
+    done = ends(node.advance(FOREVER))
+
+    costs = costs_of(CHAT)
+    rounds_s = sum(decode_s(costs, 2, 2 * (128 + i)) for i in range(1, 100))
+    assert done["a"] == done["b"] == pytest.approx(done["first"] + prefill_s(costs, [128, 128]) + rounds_s)
+
+
+def test_an_adapter_is_loaded_without_stopping_its_lane():
+    node = a_node_with_siblings(CHAT)
+    node.submit(a_job("base", CHAT, output=400), 0.0)
+    node.submit(a_job("sibling", POET, output=1), 0.0)
+
+    events = node.advance(FOREVER)
+
+    (loaded,) = of(Loaded, events)
+    done = {event.job.id: event for event in of(Finished, events)}
+    assert (loaded.model, loaded.cold) == (POET, True)
+    assert loaded.seconds == pytest.approx(adapter_s(SIBLINGS[POET], LOAD_SOURCES["remote"]))
+    assert done["base"].started_s == 0.0
+    assert done["sibling"].cold
+    assert loaded.at_s <= done["sibling"].started_s < done["base"].at_s
+
+
+def test_other_requests_pass_one_that_waits_for_its_adapter():
+    node = a_node_with_siblings(CHAT)
+    node.submit(a_job("sibling", POET, output=1), 0.0)
+    node.submit(a_job("base", CHAT, output=1), 0.0)
+
+    done = ends(node.advance(FOREVER))
+
+    assert done["base"] < 1.0 < done["sibling"]
+
+
+def test_the_least_recently_used_adapter_leaves_its_slot():
+    node = a_node_with_siblings(POET, max_adapters=1)
+
+    node.submit(a_job("a", CLERK, output=1), 1.0)
+    events = node.advance(FOREVER)
+
+    assert of(Evicted, events) == [Evicted(1.0, POET)]
+    assert (node.where(POET), node.where(CLERK)) == (Place.ABSENT, Place.RESIDENT)
+
+
+def test_an_adapter_always_in_use_makes_way_for_an_older_request():
+    """Its younger requests wait until it comes back: a stream of them keeps nobody out."""
+    node = a_node_with_siblings(POET, max_adapters=1)
+    node.submit(a_job("running", POET, output=50), 0.0)
+    node.submit(a_job("older", CLERK, output=1), 0.1)
+    for i in range(20):
+        node.submit(a_job(f"young{i}", POET, output=50), 0.2 + 0.5 * i)
+
+    done = ends(node.advance(FOREVER))
+
+    assert done["running"] < done["older"] < done["young0"]
+
+
+def test_adapter_slots_are_reserved_beside_the_weights():
+    alone, siblings = a_node(CHAT), a_node_with_siblings(CHAT, max_adapters=8)
+
+    reserved_gib = siblings.state().gpu_used_gib - alone.state().gpu_used_gib
+
+    assert reserved_gib == pytest.approx(2 * 160 / 1024)
+
+
+def test_adapters_leave_with_their_weights():
+    node = a_node_with_siblings(POET)
+
+    node.unload(CHAT, 0.0)
+    gone = node.where(POET)
+    node.place(CHAT)
+
+    assert (gone, node.where(POET)) == (Place.ABSENT, Place.ABSENT)
+
+
+def test_an_adapter_can_be_loaded_and_unloaded():
+    node = a_node_with_siblings()
+
+    node.load(POET, 0.0)
+    arrived = [event.model for event in of(Loaded, node.advance(100.0))]
+    node.unload(POET, 100.0)
+
+    assert arrived == [CHAT, POET]
+    assert (node.where(CHAT), node.where(POET)) == (Place.RESIDENT, Place.ABSENT)
+
+
+def test_an_adapter_without_its_base_is_refused():
+    with pytest.raises(ConfigError, match="add the base"):
+        EmulatedNode({POET: SIBLINGS[POET]})
+
+
+def test_a_node_without_adapter_slots_serves_no_siblings():
+    with pytest.raises(ConfigError, match="max_adapters is 0"):
+        EmulatedNode(SIBLINGS, NodeSettings(max_adapters=0))
+
+
+def test_an_evicted_model_comes_back_from_host_memory():
+    node = a_node(CHAT, CODE, keep_evicted=True)
+    node.submit(a_job("third", SUPPORT, output=1), 0.0)
+    (first,) = of(Loaded, node.advance(50.0))
+    kept = node.state().at(Place.ASLEEP)
+
+    node.submit(a_job("back", kept[0], output=1), 50.0)
+    (again,) = of(Loaded, node.advance(100.0))
+
+    assert first.seconds == pytest.approx(load_s(MODELS[SUPPORT], LOAD_SOURCES["engine_swap"]))
+    assert kept == (CHAT,)
+    assert again.seconds == pytest.approx(load_s(MODELS[CHAT], LOAD_SOURCES["host_pinned"]))
+    assert node.state().cold_starts == 1
+
+
+def test_the_least_preferred_model_makes_room_first():
+    node = a_node(CHAT, CODE)
+    node.submit(a_job("recent", CODE, output=1), 1.0)
+    node.advance(2.0)
+    node.prefer({CHAT: 1.0, CODE: 0.5})
+
+    node.submit(a_job("c", SUPPORT), 3.0)
+
+    assert of(Evicted, node.advance(FOREVER)) == [Evicted(3.0, CODE)]
+
+
+def test_a_straggler_takes_longer_from_now_on():
+    node = a_node(CHAT)
+    node.submit(a_job("before", output=1), 0.0)
+    step_ends = node.next_event_s()
+
+    node.slow(3.0, 0.5 * step_ends)
+    before = ends(node.advance(1.0))["before"]
+    node.submit(a_job("after", output=1), 1.0)
+    node.load(CODE, 1.0)
+    events = node.advance(FOREVER)
+
+    assert before == step_ends == pytest.approx(prefill_s(costs_of(CHAT), [128]))
+    assert ends(events)["after"] == pytest.approx(1.0 + 3 * step_ends)
+    assert of(Loaded, events)[0].seconds == pytest.approx(
+        3 * load_s(MODELS[CODE], LOAD_SOURCES["engine_swap"])
+    )
+
+
+def test_a_node_cannot_be_sped_up_to_infinity():
+    with pytest.raises(ValueError, match="above 0"):
+        a_node().slow(0.0, 0.0)
+
+
+def test_a_crash_loses_everything():
+    node = a_node(CHAT, overhead_s=0.1)
+    for i, model in enumerate((CHAT, CODE, CHAT)):
+        node.submit(a_job(str(i), model, output=500), 0.1 * i)
+    node.advance(0.25)
+
+    node.crash(0.25)
+
+    state = node.state()
+    assert node.advance(FOREVER) == [Lost(0.25, "0"), Lost(0.25, "1"), Lost(0.25, "2")]
+    assert (state.lost, state.running, state.waiting, state.gpu_used_gib) == (3, 0, 0, 0.0)
+    assert state.at(Place.ABSENT) == tuple(MODELS)
+
+
+def test_life_goes_on_after_a_crash():
+    node = a_node(CHAT)
+    node.submit(a_job("lost"), 0.0)
+    node.crash(0.01)
+
+    node.submit(a_job("again"), 1.0)
+
+    assert ends(node.advance(FOREVER)).keys() == {"again"}
