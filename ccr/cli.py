@@ -23,6 +23,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "policy": ("router.cli:policy", "Show, switch or reload the policy of a running router."),
     "config": ("router.cli:config", "Check a config file, or show what is in force."),
     "key": ("router.cli:key", "Make API keys."),
+    "traces import": ("envs.traces.cli:import_", "Turn a public trace, or a router's recording, into ours."),
+    "traces synth": ("envs.traces.cli:synth", "Draw a bursty workload of many models."),
+    "traces describe": ("envs.traces.cli:describe", "Statistics and a picture of a trace."),
+    "traces cut": ("envs.traces.cli:cut", "Take a part of a trace."),
+    "calibrate": ("envs.calibration.cli:calibrate", "Fit node constants to profiles, traces and loads."),
+    "evaluate": ("envs.evaluation.cli:evaluate", "Compare policies in simulation, on the same arrivals."),
+    "tune": ("envs.tuning.cli:tune", "Fit the weights of a policy in simulation."),
 }
 
 #: Group of commands -> one line of help.
