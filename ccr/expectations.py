@@ -16,6 +16,9 @@ from ccr.look import RUNNING, WAITING, Look, look_at
 from ccr.prices import PriceList
 from ccr.types import Fleet, NodeSpec, Request
 
+Facts = tuple[str, float, float]
+"""Id of a model, GiB of its weights, seconds of its load; 0 where unknown."""
+
 MAX_SESSIONS: Final = 100_000
 """Sessions whose last node is remembered; the least recently seen is forgotten first."""
 
@@ -28,6 +31,7 @@ class Expectations:
         specs: the nodes.
         coverage: share of the traffic that comes through this router, in (0, 1].
         observed: whether policies on observed latencies are in force.
+        facts: models known already: id, GiB, load seconds; 0 where unknown.
     """
 
     def __init__(
@@ -37,15 +41,17 @@ class Expectations:
         *,
         coverage: float = 1.0,
         observed: bool = False,
+        facts: Sequence[Facts] = (),
     ) -> None:
         self._prices = prices
         self._coverage = coverage
         self.observed = observed
         self._specs: tuple[NodeSpec, ...] = tuple(specs)
-        self._models: dict[str, int] = {}
-        self._facts: list[tuple[str, float, float]] = []
+        self._models: dict[str, int] = {model: row for row, (model, _, _) in enumerate(facts)}
+        self._facts: list[Facts] = list(facts)
+        self._has_traffic = False
         self._sessions: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self.book: Book = prices.book([], self._specs)
+        self.book: Book = prices.book(self._facts, self._specs)
 
     def look(self, request: Request, columns: Floats, now_s: float) -> Look:
         """The request on every node."""
@@ -64,6 +70,7 @@ class Expectations:
 
     def arrived(self, request: Request) -> None:
         """Count a request for its model's share; once per request, however often it is tried."""
+        self._has_traffic = True
         books.asked_for(self.book, self._row(request))
 
     def place(self, request: Request, node: int, columns: Floats, now_s: float) -> Placed:
@@ -162,7 +169,7 @@ class Expectations:
     def _keep_models(self, old: Book) -> None:
         known = len(old.share)
         self.book.output_tokens[:known] = old.output_tokens
-        if known:
+        if self._has_traffic:  # until then all models are taken for equally popular
             self.book.share[:] = 0.0
             self.book.share[:known] = old.share
         self.book.weights[:] = old.weights

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ccr.book import Placed
-from ccr.expectations import Expectations
+from ccr.expectations import Expectations, Facts
 from ccr.look import Look
 from ccr.outlier import Health, OutlierRules, Phase
 from ccr.prices import PriceList
@@ -148,16 +148,19 @@ class LiveFleet:
 
     # What is expected of the nodes
 
-    def expect(self, now_s: float, *, coverage: float = 1.0, observed: bool = False) -> Expectations:
+    def expect(
+        self, now_s: float, *, coverage: float = 1.0, observed: bool = False, facts: Sequence[Facts] = ()
+    ) -> Expectations:
         """Keep a book of what is expected of each node, from now on; what is in flight already shows by telemetry only.
 
         Args:
             now_s: the moment.
             coverage: share of the traffic that comes through this router, in (0, 1].
             observed: whether observed latencies are to be learned from, for the policies that use them.
+            facts: models known already; others come with their first request.
         """
         specs = [state.spec for state in self.states]
-        self.expected = Expectations(self.prices, specs, coverage=coverage, observed=observed)
+        self.expected = Expectations(self.prices, specs, coverage=coverage, observed=observed, facts=facts)
         for state in self.states:
             self._tell_of(self.expected, state, now_s)
         return self.expected
