@@ -30,4 +30,6 @@ def may_hold(look: Look, mask: Mask, held_s: float) -> bool:
         mask: who may take it, shape ``(n,)``.
         held_s: how long it has been held.
     """
-    return bool(held_s + HOLD_S <= MAX_HOLD_S + 1e-9 and (look.pairs[LOAD_WAIT_S][mask] > 0.0).all())
+    return bool(
+        held_s + HOLD_S <= MAX_HOLD_S + 1e-9 and mask.any() and (look.pairs[LOAD_WAIT_S][mask] > 0.0).all()
+    )

@@ -69,8 +69,8 @@ PREDICTOR: Final = 7
 _SHARE_MEMORY: Final = 300.0  # requests
 _LENGTH_MEMORY: Final = 50.0  # requests of a model
 _SPEED_WEIGHT: Final = 0.05
-_DONE_WINDOW_S: Final = 10.0
-_OVERDUE: Final = 0.1  # of a load that should have ended: what is expected to be left of it
+DONE_WINDOW_S: Final = 10.0
+"""Time constant of the decayed rate of finished requests."""
 _FORGETTING: Final = 0.999
 
 
@@ -86,7 +86,7 @@ class Book(NamedTuple):
         used_s: when a request for the model was last sent there, shape ``(M, n)``.
         loads_until_s: when all loads of a node are expected to have ended, shape ``(n,)``.
         progress_s: when something was last heard of a request on the node, shape ``(n,)``.
-        done_s: when a request last finished there, shape ``(n,)``.
+        done_s: when a request last finished there, and the rate of these was true, shape ``(n,)``.
         victim_gib: GiB free after giving up the k least recently used idle models, shape ``(VICTIMS + 1, n)``.
         victim_cost_s: popularity-weighted seconds to load those again, shape ``(VICTIMS + 1, n)``.
         stale: the node's row of weights and victims has to be made again, shape ``(n,)``.
@@ -214,6 +214,17 @@ def round_s(book: Book, node: int) -> float:
     return seconds
 
 
+def _round_with(book: Book, placed: Placed) -> float:
+    """The round of a node as it was while a request that just left was on board."""
+    model, node = placed.model, placed.node
+    held = placed.prompt_tokens + 0.5 * placed.output_tokens
+    seconds: float = round_s(book, node) + book.costs[DECODE_SEQUENCE_S, model, node]
+    seconds += book.costs[DECODE_CONTEXT_S, model, node] * held
+    if book.inflight[model, node] == 0:
+        seconds += book.costs[DECODE_FIXED_S, model, node]
+    return seconds
+
+
 def asked_for(book: Book, model: int) -> None:
     """Count an arrival for the model's share of the traffic."""
     kept = 1.0 - 1.0 / _SHARE_MEMORY
@@ -239,14 +250,14 @@ def place(
         node: column.
         prompt_tokens: as estimated.
         output_tokens: as predicted.
-        cached_tokens: of the prompt, expected to be in the node's prefix cache.
+        cached_tokens: of the prompt, expected to be in the node's prefix cache if the weights are still there.
         unseen: requests there that this ledger did not send, by telemetry.
         now_s: the moment.
     """
     load = book.load
-    prefill_s = prefill_alone_s(book, model, node, prompt_tokens, cached_tokens)
-    before = load[IN_BATCH, node]
     was_cold = not book.resident[model, node]
+    prefill_s = prefill_alone_s(book, model, node, prompt_tokens, 0.0 if was_cold else cached_tokens)
+    before = load[IN_BATCH, node]
     if book.inflight[model, node] == 0:
         load[ACTIVE_MODELS, node] += 1.0
         load[PASS_S, node] += book.costs[DECODE_FIXED_S, model, node]
@@ -310,7 +321,7 @@ def leave(book: Book, placed: Placed, has_first_token: bool, now_s: float) -> No
     if load[IN_BATCH, node] < 0.5:  # what rounding left over
         for row in (PENDING, PENDING_PREFILL_S, KV_GIB, REMAINING_TOKENS, ACTIVE_MODELS, PASS_S, CONTEXT_S):
             load[row, node] = 0.0
-    book.progress_s[node] = now_s
+    book.progress_s[node] = max(book.progress_s[node], now_s)
 
 
 def learn(
@@ -336,14 +347,14 @@ def learn(
     model, node = placed.model, placed.node
     load = book.load
     book.output_tokens[model] += (output_tokens - book.output_tokens[model]) / _LENGTH_MEMORY
-    kept = math.exp(-max(now_s - book.done_s[node], 0.0) / _DONE_WINDOW_S)
-    load[DONE_PER_S, node] = load[DONE_PER_S, node] * kept + 1.0 / _DONE_WINDOW_S
+    kept = math.exp(-max(now_s - book.done_s[node], 0.0) / DONE_WINDOW_S)
+    load[DONE_PER_S, node] = load[DONE_PER_S, node] * kept + 1.0 / DONE_WINDOW_S
     book.done_s[node] = now_s
     has_rounds = output_tokens > 1.0 and total_s > ttft_s
     token_s = 0.0
     if has_rounds:
         token_s = (total_s - ttft_s) / (output_tokens - 1.0)
-        expected_s = max(0.5 * (placed.step_s + round_s(book, node)), 1e-6)
+        expected_s = max(0.5 * (placed.step_s + _round_with(book, placed)), 1e-6)
         ratio = min(max(token_s / expected_s, 0.2), 5.0)
         load[SPEED, node] += _SPEED_WEIGHT * (ratio - load[SPEED, node])
     if not observed or placed.was_cold:
@@ -404,8 +415,12 @@ def report(book: Book, node: int, resident: Flags, in_host: Flags) -> None:
 
 
 def loading(book: Book, model: int, node: int, now_s: float) -> None:
-    """Telemetry told that weights are on their way; when they began is not known, so the whole load is still to come."""
-    if not book.resident[model, node] and not book.loading_until_s[model, node] > now_s:
+    """Telemetry told that weights are on their way.
+
+    When they began is not known, so the whole load is still to come; unless it was expected already, and is a little late.
+    """
+    late_s = now_s - book.loading_until_s[model, node]
+    if not book.resident[model, node] and late_s > book.load_s[model, node]:
         until_s = now_s + book.load_s[model, node]
         book.loading_until_s[model, node] = until_s
         book.loads_until_s[node] = max(book.loads_until_s[node], until_s)

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from ccr.book import IN_BATCH, OVERHEAD_S, REMAINING_TOKENS, SPEED, Floats
+from ccr.book import OVERHEAD_S, SPEED, Floats
 from ccr.look import (
     BACKLOG_S,
     BUSY,
@@ -21,6 +21,7 @@ from ccr.look import (
     RESIDENT,
     STEP_AFTER_S,
     STEP_BEFORE_S,
+    TOKENS_LEFT,
     Look,
 )
 
@@ -64,8 +65,7 @@ def terms(look: Look) -> Floats:
     out[KV] = speed * pairs[KV_WAIT_S]
     # Those in flight wait for its prefill, and each of their rounds takes longer while both are there.
     busy = pairs[BUSY]
-    scale = busy / np.maximum(load[IN_BATCH], 1.0)
-    together = np.minimum(load[REMAINING_TOKENS] * np.maximum(scale, 1.0), busy * output_tokens)
+    together = np.minimum(pairs[TOKENS_LEFT], busy * output_tokens)
     longer_s = pairs[STEP_AFTER_S] - pairs[STEP_BEFORE_S]
     out[INFLICTED] = speed * (busy * pairs[PREFILL_S] + together * longer_s)
     out[EVICTED] = pairs[EVICT_COST_S]

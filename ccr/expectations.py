@@ -44,9 +44,10 @@ class Expectations:
         facts: Sequence[Facts] = (),
     ) -> None:
         self._prices = prices
-        self._coverage = coverage
+        self.coverage = coverage
         self.observed = observed
         self._specs: tuple[NodeSpec, ...] = tuple(specs)
+        self._columns = {spec.id: n for n, spec in enumerate(self._specs)}
         self._models: dict[str, int] = {model: row for row, (model, _, _) in enumerate(facts)}
         self._facts: list[Facts] = list(facts)
         self._has_traffic = False
@@ -57,21 +58,22 @@ class Expectations:
         """The request on every node."""
         model = self._row(request)
         node_id, tokens = self._sessions.get(request.session, ("", 0.0)) if request.session else ("", 0.0)
-        look = look_at(
+        return look_at(
             self.book, columns, model, float(max(request.prompt_tokens, 1)), self.output_tokens(request),
-            self._column(node_id), tokens, self._coverage, now_s, self.observed,
+            self._columns.get(node_id, -1), tokens, self.coverage, now_s, self.observed,
         )  # fmt: skip
-        return look._replace(load=look.load.copy())  # a decision's record keeps it
 
     def output_tokens(self, request: Request) -> float:
         """Predicted: what the model's requests generate on average, and not more than the client's limit."""
-        mean = float(self.book.output_tokens[self._row(request)])
+        model = self._row(request)  # first: a new model makes a new book
+        mean = float(self.book.output_tokens[model])
         return min(mean, float(request.output_tokens)) if request.output_tokens else mean
 
     def arrived(self, request: Request) -> None:
-        """Count a request for its model's share; once per request, however often it is tried."""
+        """Count a dispatch for its model's share of the traffic."""
+        model = self._row(request)
         self._has_traffic = True
-        books.asked_for(self.book, self._row(request))
+        books.asked_for(self.book, model)
 
     def place(self, request: Request, node: int, columns: Floats, now_s: float) -> Placed:
         """The request goes to the node in this column."""
@@ -115,8 +117,8 @@ class Expectations:
 
     def loading(self, node: int, models: Collection[str], now_s: float) -> None:
         """Telemetry told which weights are on their way, whoever asked for them."""
-        for model in models:
-            books.loading(self.book, self._row_of(model, 0.0, 0.0), node, now_s)
+        for row in [self._row_of(model, 0.0, 0.0) for model in models]:
+            books.loading(self.book, row, node, now_s)
 
     def forget(self, node: int) -> None:
         """The node is a new incarnation."""
@@ -126,6 +128,7 @@ class Expectations:
         """The fleet changed; nodes that stay as they were keep what is known of them."""
         old, was = self.book, {spec.id: (n, spec) for n, spec in enumerate(self._specs)}
         self._specs = tuple(specs)
+        self._columns = {spec.id: n for n, spec in enumerate(self._specs)}
         self.book = self._prices.book(self._facts, self._specs)
         self._keep_models(old)
         for n, spec in enumerate(self._specs):
@@ -160,12 +163,6 @@ class Expectations:
         for n in range(len(self._specs)):
             self._copy_node(old, n, n)
 
-    def _column(self, node_id: str) -> int:
-        for n, spec in enumerate(self._specs):
-            if spec.id == node_id:
-                return n
-        return -1
-
     def _keep_models(self, old: Book) -> None:
         known = len(old.share)
         self.book.output_tokens[:known] = old.output_tokens
@@ -185,6 +182,9 @@ class Expectations:
             getattr(new, name)[now] = getattr(old, name)[was]
         new.ttft_curve[:, now] = old.ttft_curve[:, was]
         new.ttft_seen[:, now] = old.ttft_seen[:, was]
+        # Prices may have changed under the models in flight: what they add at their last end is what is there now.
+        active = new.inflight[:, now] > 0
+        new.load[books.PASS_S, now] = new.costs[books.DECODE_FIXED_S, active, now].sum()
 
 
 _PRICES: Final = frozenset({books.BUDGET_GIB, books.OVERHEAD_S, books.BANDWIDTH})
@@ -194,7 +194,7 @@ def look_of(request: Request, fleet: Fleet) -> Look:
     """The request on every node of a fleet; remembered there for the decision's record.
 
     A live fleet answers from its ledger's book. A fleet that has none, such as one put together by hand, is taken to
-    have in flight what it says it has, each like this request.
+    have in flight what it says it has: each like this request, or of another model where this one is not loaded.
     """
     look = fleet.looker(request, fleet.columns, fleet.now_s) if fleet.looker else _guess(request, fleet)
     fleet.looked = look
@@ -202,13 +202,17 @@ def look_of(request: Request, fleet: Fleet) -> Look:
 
 
 def _guess(request: Request, fleet: Fleet) -> Look:
-    expected = Expectations(PriceList(), fleet.specs)
-    alone = replace(request, session="")
+    others = sorted({model for loaded in fleet.loaded for model in loaded} - {request.model})
+    facts = [(request.model, request.model_gib, request.load_s), *((model, 0.0, 0.0) for model in others)]
+    expected = Expectations(PriceList(), fleet.specs, facts=facts)
     for n, loaded in enumerate(fleet.loaded):
         expected.report(n, loaded)
+        model = request.model if request.model in loaded else min(loaded, default=_ANOTHER)
+        alike = replace(request, model=model, session="", model_gib=0.0, load_s=0.0)
         for _ in range(min(int(fleet.inflight[n]), _GUESSED)):
-            expected.first_token(expected.place(alone, n, fleet.columns, fleet.now_s), fleet.now_s)
+            expected.first_token(expected.place(alike, n, fleet.columns, fleet.now_s), fleet.now_s)
     return expected.look(request, fleet.columns, fleet.now_s)
 
 
 _GUESSED: Final = 64  # requests in flight of a node, at most
+_ANOTHER: Final = "another model"

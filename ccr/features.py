@@ -14,7 +14,7 @@ import numpy as np
 from ccr import book as b
 from ccr import look as k
 from ccr.book import Floats
-from ccr.cost import DECODE, INFLICTED, KV, LOAD, terms
+from ccr.cost import BACKLOG, DECODE, INFLICTED, KV, LOAD, PREFILL, terms
 from ccr.look import Look
 
 # Rows of the fleet's columns that are read here (`ccr.types.COLUMNS`; a test holds them equal).
@@ -150,7 +150,7 @@ def kv_overflow(look: Look) -> Floats:
 
 def mean_remaining(look: Look) -> Floats:
     """Logarithm of the tokens each request there still has to generate, in sixths."""
-    return np.log1p(look.load[b.REMAINING_TOKENS] / np.maximum(look.load[b.IN_BATCH], 1.0)) / 6.0
+    return np.log1p(look.pairs[k.TOKENS_LEFT] / np.maximum(look.pairs[k.BUSY], 1.0)) / 6.0
 
 
 def speed(look: Look) -> Floats:
@@ -195,7 +195,7 @@ def finished(look: Look) -> Floats:
 
 def expected_load(parts: Floats) -> Floats:
     """Logarithm of the expected wait for weights, prefill and room in the KV cache, in thirds."""
-    return np.log1p(parts[LOAD] + parts[1] + parts[2] + parts[KV]) / 3.0
+    return np.log1p(parts[LOAD] + parts[BACKLOG] + parts[PREFILL] + parts[KV]) / 3.0
 
 
 def expected_decode(parts: Floats) -> Floats:

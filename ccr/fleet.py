@@ -153,12 +153,17 @@ class LiveFleet:
     ) -> Expectations:
         """Keep a book of what is expected of each node, from now on; what is in flight already shows by telemetry only.
 
+        A book that is kept already goes on, with this coverage: what is in flight is in it.
+
         Args:
             now_s: the moment.
             coverage: share of the traffic that comes through this router, in (0, 1].
             observed: whether observed latencies are to be learned from, for the policies that use them.
             facts: models known already; others come with their first request.
         """
+        if self.expected is not None:
+            self.expected.coverage, self.expected.observed = coverage, observed
+            return self.expected
         specs = [state.spec for state in self.states]
         self.expected = Expectations(self.prices, specs, coverage=coverage, observed=observed, facts=facts)
         for state in self.states:

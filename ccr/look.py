@@ -15,6 +15,8 @@ from ccr.book import (
     DECODE_CONTEXT_S,
     DECODE_FIXED_S,
     DECODE_SEQUENCE_S,
+    DONE_PER_S,
+    DONE_WINDOW_S,
     IN_BATCH,
     KV_GIB,
     PASS_S,
@@ -55,6 +57,7 @@ CURVE_TTFT_S: Final = 18
 PREDICTED_TTFT_S: Final = 19
 PREDICTED_TOKEN_S: Final = 20
 LOAD_S: Final = 21
+TOKENS_LEFT: Final = 22
 
 #: Row -> what it holds.
 PAIRS: Final = (
@@ -80,6 +83,7 @@ PAIRS: Final = (
     "time to first token as regressed",
     "seconds per token as regressed",
     "seconds of a load from where the weights are now",
+    "tokens that the requests there still have to generate, whoever sent them",
 )
 
 # Entries of `Look.asked`: the request itself. ----------------------------------------------------------------------
@@ -105,6 +109,8 @@ ASKED: Final = (
 # The rows of the fleet's columns that are read here (`ccr.types.COLUMNS`; a test holds them equal).
 RUNNING: Final = 6
 WAITING: Final = 7
+
+_OVERDUE: Final = 0.1  # of a load that should have ended: what is expected to be left of it
 
 
 class Look(NamedTuple):
@@ -138,7 +144,7 @@ def look_at(
     """A request on every node, now.
 
     Args:
-        book: its stale rows are made again.
+        book: its stale rows are made again; what is expected of the requests stays as it is.
         columns: of the fleet, shape ``(C, n)``.
         model: row of the model.
         prompt_tokens: as estimated.
@@ -149,11 +155,13 @@ def look_at(
         now_s: the moment.
         observed: whether the rows that only policies on observed latencies read are wanted; else they are 0.
     """
-    load, costs, stale = book.load, book.costs, book.stale
-    n = load.shape[1]
+    costs, stale = book.costs, book.stale
+    n = len(stale)
     for node in range(n):
         if stale[node]:
             refresh(book, node)
+    load = book.load.copy()
+    load[DONE_PER_S] = load[DONE_PER_S] * np.exp(-np.maximum(now_s - book.done_s, 0.0) / DONE_WINDOW_S)
     pairs = np.zeros((len(PAIRS), n))
 
     # Where the weights are, and how long until they are on the GPU.
@@ -163,7 +171,7 @@ def look_at(
     loading = ~resident & ((under_way_s > 0.0) | (here > 0))
     load_s = np.where(book.in_host[model], book.host_load_s[model], book.load_s[model])
     queue_s = np.maximum(book.loads_until_s - now_s, 0.0)
-    wait_s = np.where(loading, np.maximum(under_way_s, 0.1 * load_s), queue_s + load_s)
+    wait_s = np.where(loading, np.maximum(under_way_s, _OVERDUE * load_s), queue_s + load_s)
     wait_s = np.where(resident, 0.0, wait_s)
     pairs[RESIDENT] = resident
     pairs[SAME_MODEL] = here
@@ -191,7 +199,8 @@ def look_at(
     pairs[UNSEEN] = unseen
     if session_node >= 0:
         pairs[SESSION_HERE, session_node] = 1.0
-        pairs[CACHED_TOKENS, session_node] = min(session_tokens, max(prompt_tokens - 1.0, 0.0))
+        if resident[session_node]:  # the cache goes with the weights
+            pairs[CACHED_TOKENS, session_node] = min(session_tokens, max(prompt_tokens - 1.0, 0.0))
     cached = pairs[CACHED_TOKENS]
     arithmetic = costs[PREFILL_TOKEN_S, model] * (prompt_tokens - cached) + costs[PREFILL_SQUARE_S, model] * (
         prompt_tokens * prompt_tokens - cached * cached
@@ -219,10 +228,17 @@ def look_at(
     # Room for keys and values: what is over waits for what is running to end.
     joining_gib = np.where(absent, book.weights_gib[model], 0.0)
     room_gib = np.maximum(load[BUDGET_GIB] - load[WEIGHTS_GIB] - joining_gib + short_gib, 0.25)
-    scale = np.where(in_batch > 0.0, busy / np.maximum(in_batch, 1.0), 1.0)
-    wanted_gib = load[KV_GIB] * scale + book.kv_gib[model] * (prompt_tokens + output_tokens)
+    scale = np.where(in_batch > 0.5, busy / np.maximum(in_batch, 1.0), 1.0)
+    like_this = np.where(in_batch > 0.5, 0.0, unseen)
+    wanted_gib = (
+        load[KV_GIB] * scale
+        + book.kv_gib[model] * held * like_this
+        + book.kv_gib[model] * (prompt_tokens + output_tokens)
+    )
     overflow = np.maximum(wanted_gib / room_gib - 1.0, 0.0)
-    mean_left = load[REMAINING_TOKENS] / np.maximum(in_batch, 1.0)
+    tokens_left = load[REMAINING_TOKENS] * scale + 0.5 * output_tokens * like_this
+    mean_left = tokens_left / np.maximum(busy, 1.0)
+    pairs[TOKENS_LEFT] = tokens_left
     pairs[KV_OVERFLOW] = overflow
     pairs[KV_WAIT_S] = np.minimum(overflow, 4.0) * np.maximum(mean_left, 1.0) * after_s
 

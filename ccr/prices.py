@@ -113,7 +113,7 @@ class PriceList:
                     costs.decode_fixed_s, costs.decode_sequence_s, costs.decode_context_s,
                 ])  # fmt: skip
                 book.load_s[m, n] = stated_s or load_s(model, node.source)
-                book.host_load_s[m, n] = load_s(model, LOAD_SOURCES["host_pinned"])
+                book.host_load_s[m, n] = min(load_s(model, LOAD_SOURCES["host_pinned"]), book.load_s[m, n])
                 book.weights_gib[m] = gib or model.stored_bytes / GIB
                 book.kv_gib[m] = model.kv_bytes_per_token / GIB
         return book

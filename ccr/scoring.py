@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from ccr.book import DONE_PER_S, IN_BATCH, OVERHEAD_S, REMAINING_TOKENS, SPEED, Floats
+from ccr.book import DONE_PER_S, OVERHEAD_S, SPEED, Floats
 from ccr.cost import terms, total
 from ccr.look import (
     BACKLOG_S,
@@ -24,6 +24,7 @@ from ccr.look import (
     RESIDENT,
     STEP_AFTER_S,
     STEP_BEFORE_S,
+    TOKENS_LEFT,
     Look,
 )
 
@@ -43,9 +44,7 @@ def least_work(look: Look, theta: Floats) -> Floats:
         theta: one weight, of the seconds until the weights are there.
     """
     load, pairs = look.load, look.pairs
-    unseen = np.where(load[IN_BATCH] > 0.0, pairs[BUSY] / np.maximum(load[IN_BATCH], 1.0), 1.0)
-    tokens = load[REMAINING_TOKENS] * unseen
-    decode_s = tokens * pairs[STEP_BEFORE_S] / np.maximum(pairs[BUSY], 1.0)
+    decode_s = pairs[TOKENS_LEFT] * pairs[STEP_BEFORE_S] / np.maximum(pairs[BUSY], 1.0)
     return -(theta[0] * pairs[LOAD_WAIT_S] + load[SPEED] * (pairs[BACKLOG_S] + decode_s))
 
 

@@ -7,6 +7,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ccr.errors import ConfigError
 from ccr.prices import NodePrices, PriceList
 from ccr.timing import (
     GIB,
@@ -157,6 +158,27 @@ class Scenario:
     load_noise: float = 0.17
     batch_wait_s: float = 0.0
     batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.nodes or not self.models:
+            raise ConfigError(f"scenario {self.name!r} needs at least one node and one model")
+        if self.telemetry_period_s <= 0.0 or self.telemetry_delay_s < 0.0 or self.replicas < 1:
+            raise ConfigError(
+                f"scenario {self.name!r}: telemetry_period_s must be above 0, telemetry_delay_s not below 0, "
+                "replicas at least 1"
+            )
+        ends: dict[tuple[str, int], float] = {}
+        for trouble in sorted(self.troubles, key=lambda trouble: trouble.from_s):
+            key = (trouble.kind, trouble.node)
+            if not 0 <= trouble.node < len(self.nodes) or not trouble.from_s < trouble.until_s:
+                raise ConfigError(
+                    f"scenario {self.name!r}: {trouble} needs a node of the fleet, and an end after its begin"
+                )
+            if trouble.from_s < ends.get(key, 0.0):
+                raise ConfigError(
+                    f"scenario {self.name!r}: {trouble} begins before another of its kind is over on that node"
+                )
+            ends[key] = trouble.until_s
 
     def specs(self) -> list[NodeSpec]:
         """The fleet as a router has it configured."""

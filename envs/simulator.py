@@ -447,6 +447,8 @@ def run(
 
 def simulate(scenario: Scenario, policy: Policy, seed: int, engine: str = "auto") -> Episode:
     """One episode; arguments as of :func:`run`."""
+    if engine not in {"auto", "compiled", "reference"}:
+        raise ConfigError(f"no engine is called {engine!r}; there are auto, compiled, reference")
     is_readable_only = scenario.batch_wait_s > 0.0 or any(t.kind == "crash" for t in scenario.troubles)
     rule = None if is_readable_only or engine == "reference" else compiled_rule(policy)
     if rule is None:

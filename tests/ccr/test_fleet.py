@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from ccr import book as b
+from ccr import look as k
 from ccr.ledger import Ledger
 from ccr.outlier import Phase
 from ccr.types import UNKNOWN, Outcome, Reading
@@ -586,3 +588,132 @@ def test_a_node_that_crashes_out_of_its_ejection_comes_back_on_probation():
 
     assert live.state("a").health.phase is Phase.PROBING
     assert live.state("a").health.ejections == 1
+
+
+# What is expected of the nodes
+
+IN_FLIGHT = (b.PENDING, b.PENDING_PREFILL_S, b.KV_GIB, b.REMAINING_TOKENS, b.ACTIVE_MODELS, b.PASS_S, b.CONTEXT_S, b.IN_BATCH)  # fmt: skip
+
+
+def in_flight(live):
+    """The rows of the book about what is in flight, shape (rows, n)."""
+    return live.expected.book.load[list(IN_FLIGHT)]
+
+
+def look_at(live, now_s, model="llama", **fields):
+    fleet = live.at(now_s)
+    return fleet.looker(a_request(model, **fields), fleet.columns, now_s)
+
+
+def test_no_book_is_kept_until_somebody_looks():
+    live = a_live_fleet("a")
+    lease = Ledger(live).lease(live.state("a"), a_request(), 0.0)
+
+    unasked = (live.expected, lease.placed)
+    look_at(live, 0.0)
+    lease.release()
+
+    assert unasked == (None, None)
+    assert live.expected is not None
+    assert (in_flight(live) == 0.0).all()
+
+
+def test_a_book_begins_with_what_telemetry_told_before():
+    live = a_live_fleet("a", "b")
+    live.observe("a", Reading(loaded=frozenset({"llama"}), loading=frozenset({"qwen"})), 0.0)
+
+    live.expect(0.0)
+
+    assert look_at(live, 0.0).pairs[k.RESIDENT].tolist() == [1.0, 0.0]
+    assert look_at(live, 0.0, "qwen").pairs[k.IS_LOADING].tolist() == [1.0, 0.0]
+
+
+def test_a_book_that_is_kept_goes_on_when_another_policy_asks_for_it():
+    """Leases that are open were entered in it."""
+    live = a_live_fleet("a")
+    first = live.expect(0.0)
+    lease = Ledger(live).lease(live.state("a"), a_request(), 0.0)
+
+    again = live.expect(1.0, coverage=0.25, observed=True)
+    lease.release()
+
+    assert again is first
+    assert (again.coverage, again.observed) == (0.25, True)
+    assert look_at(live, 1.0).asked[k.COVERAGE] == 0.25
+    assert (in_flight(live) == 0.0).all()
+
+
+def test_a_model_nobody_looked_at_can_be_dispatched():
+    """A policy that does not look may be in force while the book is kept."""
+    live = a_live_fleet("a")
+    live.expect(0.0)
+    lease = Ledger(live).lease(live.state("a"), a_request("qwen"), 0.0)
+
+    seen = look_at(live, 0.0, "qwen").pairs[k.SAME_MODEL].tolist()
+    lease.release()
+
+    assert seen == [1.0]
+    assert (in_flight(live) == 0.0).all()
+
+
+def test_nodes_that_come_and_go_while_requests_are_in_flight_leave_no_residue():
+    live = a_live_fleet("a", "b")
+    live.expect(0.0)
+    ledger = Ledger(live)
+    leases = {id_: ledger.lease(live.state(id_), a_request(), 0.0) for id_ in "ab"}
+
+    live.replace([a_spec("c"), a_spec("b")], 1.0)  # b moves to another column
+    moved = in_flight(live)[-1].tolist()
+    leases["b"].first_token(1.5)
+    live.replace([a_spec("a"), a_spec("b")], 2.0)  # a returns as another incarnation
+    returned = in_flight(live)[-1].tolist()
+    for id_ in "ab":
+        leases[id_].release()
+
+    assert moved == returned == [0.0, 1.0]
+    assert (in_flight(live) == 0.0).all()
+    assert (live.expected.book.inflight == 0).all()
+
+
+def test_a_node_that_restarts_begins_on_a_blank_page():
+    live = a_live_fleet("a")
+    live.observe("a", Reading(boot_id="first", loaded=frozenset({"llama"})), 0.0)
+    live.expect(0.0)
+    ledger = Ledger(live)
+    old = ledger.lease(live.state("a"), a_request(), 0.0)
+
+    live.observe("a", Reading(boot_id="second", loaded=frozenset()), 1.0)
+    blank = in_flight(live).copy()
+    new = ledger.lease(live.state("a"), a_request(), 1.0)
+    old.first_token(1.5)
+    old.release()
+    with_new = in_flight(live)[-1].tolist()
+    new.release()
+
+    assert (blank == 0.0).all()
+    assert with_new == [1.0]
+    assert (in_flight(live) == 0.0).all()
+    assert look_at(live, 2.0).pairs[k.RESIDENT].tolist() == [0.0]
+
+
+def test_what_an_old_incarnation_answered_teaches_nothing_about_the_new_one():
+    live = a_live_fleet("a")
+    live.observe("a", Reading(boot_id="first"), 0.0)
+    live.expect(0.0)
+    lease = Ledger(live).lease(live.state("a"), a_request(), 0.0)
+    live.observe("a", Reading(boot_id="second"), 1.0)
+    lease.release()
+
+    live.learn(lease.state, lease.placed, 0.5, 1.0, 20, 1.0)
+
+    assert live.expected.book.load[b.DONE_PER_S].tolist() == [0.0]
+
+
+def test_a_look_is_at_the_columns_of_the_fleet():
+    live = a_live_fleet("a", "b")
+    live.observe("b", BUSY, 0.0)
+
+    seen = look_at(live, 0.5)
+
+    assert seen.columns is live.at(0.5).columns
+    assert seen.pairs[k.UNSEEN].tolist() == [0.0, 6.0]

@@ -14,6 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from ccr import book as b
 from ccr.fleet import LiveFleet
 from ccr.ledger import Lease, Ledger
 from ccr.types import Reading
@@ -93,6 +94,42 @@ def test_there_is_no_reset():
     assert not {name for name in dir(LiveFleet) if "reset" in name or "clear" in name}
 
 
+def test_a_first_token_counts_once_and_only_while_the_lease_is_open():
+    live, ledger = a_ledger("a")
+    live.expect(0.0)
+    lease, other = (ledger.lease(live.state("a"), a_request(), 0.0) for _ in range(2))
+
+    for now_s in (1.0, 2.0):
+        lease.first_token(now_s)
+    spoke = live.expected.book.load[b.PENDING, 0]
+    other.release()
+    other.first_token(3.0)
+
+    assert (spoke, live.expected.book.load[b.PENDING, 0]) == (1.0, 0.0)
+    assert (lease.has_first_token, other.has_first_token) == (True, False)
+    assert live.expected.book.progress_s[0] == 1.0
+
+
+def test_a_first_token_means_nothing_where_no_book_is_kept():
+    live, ledger = a_ledger("a")
+    lease = ledger.lease(live.state("a"), a_request(), 0.0)
+
+    lease.first_token(1.0)
+
+    assert lease.placed is None
+    assert not lease.has_first_token
+
+
+def test_a_lease_remembers_what_its_dispatch_added_to_the_book():
+    live, ledger = a_ledger("a", "b")
+    live.expect(0.0)
+
+    lease = ledger.lease(live.state("b"), a_request(prompt_tokens=300), 2.0)
+
+    assert (lease.placed.node, lease.placed.prompt_tokens, lease.placed.at_s) == (1, 300.0, 2.0)
+    assert lease.placed.was_cold
+
+
 class Life(RuleBasedStateMachine):
     """Nodes leave, return and restart; leases end in any order; the counts equal an oracle's.
 
@@ -109,6 +146,7 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.now_s = 0.0
         self.live = a_live_fleet()
+        self.live.expect(0.0)
         self.ledger = self.ledger_class(self.live)
         self.incarnations = []  # each state object there ever was, in order
         self.present = {}  # node id -> number of its incarnation
@@ -141,6 +179,10 @@ class Life(RuleBasedStateMachine):
         assert lease.release()
         del self.held[lease]
         return lease
+
+    @rule(lease=leases)
+    def speak(self, lease):
+        lease.first_token(self.now_s)
 
     @rule(lease=ended)
     def release_again(self, lease):
@@ -180,6 +222,16 @@ class Life(RuleBasedStateMachine):
         fleet = self.live.at(self.now_s)
         here = [self.present[spec.id] for spec in fleet.specs]
         assert fleet.inflight.tolist() == [sum(n == number for n, _ in self.held.values()) for number in here]
+
+    @invariant()
+    def the_book_has_what_is_in_flight(self):
+        book = self.live.expected.book
+        for i, spec in enumerate(self.live.at(self.now_s).specs):
+            held = [lease for lease, (n, _) in self.held.items() if n == self.present[spec.id]]
+            assert book.load[b.IN_BATCH, i] == book.inflight[:, i].sum() == len(held)
+            assert book.load[b.PENDING, i] == sum(not lease.has_first_token for lease in held)
+            if not held:
+                assert (book.load[b.PENDING : b.WEIGHTS_GIB, i] == 0.0).all()
 
     @invariant()
     def what_is_in_flight_is_resident(self):

@@ -5,15 +5,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ccr.book import LOAD
 from ccr.engine import Engine, decide
 from ccr.errors import TraceError
 from ccr.guard import BoundedLoad
+from ccr.ledger import Ledger
+from ccr.look import ASKED, PAIRS
 from ccr.picker import BEST_OF_TWO, Exploring
 from ccr.policies import POLICIES
 from ccr.policies.least_request import LeastRequest
 from ccr.trace import decode, encode, record_of, replay
-from ccr.types import Outcome, TraceRecord
-from tests.factories import DRAWS, FLEETS, MODELS, SEQS, Fixed, a_fleet, a_node, a_request, a_spec
+from ccr.types import Outcome, Reading, TraceRecord
+from tests.factories import (
+    DRAWS,
+    FLEETS,
+    MODELS,
+    SEQS,
+    Fixed,
+    a_fleet,
+    a_live_fleet,
+    a_node,
+    a_request,
+    a_spec,
+)
 
 every_policy = pytest.mark.parametrize("policy", [make() for make in POLICIES.values()], ids=list(POLICIES))
 REQUESTS = st.builds(
@@ -54,6 +68,76 @@ def test_a_logged_decision_replays_exactly(policy, fleet, request_, u):
     decision = decide(request_, fleet, policy, BoundedLoad(), u)
 
     assert_same(replayed_from_disk(a_record(decision, request_, fleet), policy), decision)
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["dispatch", "dispatch", "speak", "end", "read"]),
+        st.integers(0, 2),
+        st.integers(0, 9),
+    ),
+    max_size=20,
+)
+
+
+def a_day(events, observed):
+    """A live fleet whose router has kept a book through these events."""
+    live, now_s = a_live_fleet("a", "b", "c"), 0.0
+    live.expect(0.0, coverage=0.5, observed=observed)
+    ledger = Ledger(live)
+    for kind, node, which in events:
+        now_s += 0.3
+        live.at(now_s)
+        state, leases = live.states[node], ledger.open_leases()
+        if kind == "dispatch":
+            ledger.lease(
+                state, a_request(MODELS[which % 4], session=f"s{which}", prompt_tokens=100 * which), now_s
+            )
+        elif kind == "read":
+            reading = Reading(
+                running=float(which), waiting=2.0, loaded=frozenset(MODELS[: which % 3]), kv_used=0.3
+            )
+            live.observe(state.spec.id, reading, now_s)
+        elif leases:
+            lease = leases[which % len(leases)]
+            lease.first_token(now_s)
+            if kind == "end":
+                lease.release()
+                live.learn(lease.state, lease.placed, 0.2, 2.0, 50, now_s)
+    return live, ledger, now_s
+
+
+@every_policy
+@given(events=EVENTS, request_=REQUESTS, u=DRAWS)
+def test_a_decision_on_a_live_fleet_replays_exactly_when_the_fleet_has_long_gone_on(
+    policy, events, request_, u
+):
+    live, ledger, now_s = a_day(events, observed=getattr(policy, "observes", False))
+    fleet = live.at(now_s)
+    decision = decide(request_, fleet, policy, BoundedLoad(), u)
+    snapshot = fleet.snapshot()
+    for state in live.states:  # life goes on before the request ends and its record is written
+        ledger.lease(
+            state, a_request(request_.model, session="s1", prompt_tokens=900), now_s + 1.0
+        ).first_token(now_s + 2.0)
+    live.at(now_s + 3.0)
+
+    assert_same(replayed_from_disk(a_record(decision, request_, snapshot), policy), decision)
+
+
+def test_a_record_keeps_a_look_only_where_the_policy_looked():
+    live, _, now_s = a_day([], observed=False)
+    looking, blind = (
+        a_record(
+            decide(a_request(), live.at(now_s), policy(), BoundedLoad(), 0.5), a_request(), live.at(now_s)
+        )
+        for policy in (POLICIES["least_cost"], POLICIES["least_request"])
+    )
+
+    assert blind.look == {}
+    assert {name: (len(rows), len(rows[0])) for name, rows in looking.look.items()} == {
+        "load": (len(LOAD), 3), "pairs": (len(PAIRS), 3), "asked": (1, len(ASKED)),
+    }  # fmt: skip
 
 
 @given(fleet=FLEETS, u=DRAWS, data=st.data())
