@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -26,8 +27,7 @@ class BoundedLoad:
 
     def bound(self, fleet: Fleet, mask: Mask) -> float:
         """Most requests an eligible node in full rotation may have in flight, the one to be placed included."""
-        total = float(fleet.inflight.dot(mask)) + 1.0
-        return float(max(math.ceil(self.factor * total / np.count_nonzero(mask)), self.min_inflight))
+        return self._bound(fleet.inflight.tolist(), mask)
 
     def executed(
         self, probabilities: Probabilities, scores: Scores, mask: Mask, fleet: Fleet, drawn: int
@@ -47,11 +47,12 @@ class BoundedLoad:
             Probabilities of shape ``(n,)`` summing to 1, and the index to execute: ``drawn``, or the
             one that takes what was drawn on nodes over their limit.
         """
-        bound = self.bound(fleet, mask)
-        inflight, ramp = fleet.inflight, fleet.ramp
-        # The usual case first, in four look-ups: the busiest node would fit even at the smallest share.
-        if inflight[inflight.argmax()] + 1.0 <= max(bound * ramp[ramp.argmin()], 1.0):
+        queues: list[float] = fleet.inflight.tolist()
+        bound = self._bound(queues, mask)
+        # The usual case first: the busiest node would fit even at the smallest share.
+        if max(queues) + 1.0 <= max(bound * min(fleet.ramp.tolist()), 1.0):
             return probabilities, drawn
+        inflight, ramp = fleet.inflight, fleet.ramp
         fits = inflight + 1.0 <= np.maximum(bound * ramp, 1.0)
         over = (probabilities > 0.0) & ~fits
         if not np.count_nonzero(over):
@@ -67,3 +68,8 @@ class BoundedLoad:
         executed = np.where(over, 0.0, probabilities)
         executed[target] += probabilities[over].sum()
         return executed, target if over[drawn] else drawn
+
+    def _bound(self, queues: list[float], mask: Mask) -> float:
+        may: list[bool] = mask.tolist()
+        total = sum(compress(queues, may)) + 1.0
+        return float(max(math.ceil(self.factor * total / may.count(True)), self.min_inflight))

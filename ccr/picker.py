@@ -1,6 +1,9 @@
 """From scores to one node: the only place that knows the propensity."""
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -32,11 +35,13 @@ class Greedy:
     """The best score; equal best scores share."""
 
     def probabilities(self, scores: Scores, mask: Mask) -> Probabilities:
-        """Uniform over the best eligible nodes."""
+        """Uniform over the best eligible nodes; read-only where there is only one."""
         eligible, top = _eligible(scores, mask)
-        best = eligible == top
-        shares: Probabilities = best / np.count_nonzero(best)
-        return shares
+        values: list[float] = eligible.tolist()
+        ties = values.count(top)
+        if ties == 1:
+            return _certain(len(values), values.index(top))
+        return np.array([1.0 / ties if value == top else 0.0 for value in values])
 
 
 GREEDY = Greedy()
@@ -99,14 +104,24 @@ def draw(probabilities: Probabilities, u: float) -> int:
     Returns:
         An index with positive probability.
     """
-    likeliest = int(probabilities.argmax())
-    if probabilities[likeliest] == 1.0:
-        return likeliest
-    cumulative = probabilities.cumsum()
-    chosen = int(cumulative.searchsorted(u * cumulative[-1], side="right"))
-    if chosen == len(probabilities):  # u so close to 1 that the product rounded up to the total
+    # In lists: of a few dozen nodes numpy takes longer to begin than these take to finish.
+    shares: list[float] = probabilities.tolist()
+    if 1.0 in shares:
+        return shares.index(1.0)
+    cumulative = list(accumulate(shares))
+    chosen = bisect_right(cumulative, u * cumulative[-1])
+    if chosen == len(shares):  # u so close to 1 that the product rounded up to the total
         chosen = int(np.flatnonzero(probabilities)[-1])
     return chosen
+
+
+@lru_cache(maxsize=4096)
+def _certain(n: int, chosen: int) -> Probabilities:
+    """All of the probability on one of ``n`` nodes: the usual answer, so it is made once."""
+    probabilities = np.zeros(n)
+    probabilities[chosen] = 1.0
+    probabilities.flags.writeable = False
+    return probabilities
 
 
 def _eligible(scores: Scores, mask: Mask) -> tuple[Scores, float]:
@@ -114,8 +129,8 @@ def _eligible(scores: Scores, mask: Mask) -> tuple[Scores, float]:
 
     ``argmax`` finds a NaN too, and costs a third of ``max``.
     """
-    eligible = scores if np.count_nonzero(mask) == len(mask) else np.where(mask, scores, -np.inf)
-    best = float(eligible[eligible.argmax()])
+    eligible = scores if False not in mask.tolist() else np.where(mask, scores, -np.inf)
+    best: float = eligible.item(eligible.argmax())
     if not -np.inf < best < np.inf:
         raise PolicyError(f"no usable score: the best of the eligible nodes is {best}")
     return eligible, best

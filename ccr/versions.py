@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ccr.errors import UnknownModelError
 
@@ -76,8 +77,14 @@ class Catalogue:
 def _unlisted(name: str, wanted: str, is_served: Callable[[str], bool]) -> Version:
     model_id = f"{name}@{wanted}" if wanted else name
     if is_served(model_id):
-        return Version(id=model_id, name=name, version=wanted)
+        return _served(model_id, name, wanted)
     raise UnknownModelError(model_id, "no node serves it and the config does not list it under `models`")
+
+
+@lru_cache(maxsize=1024)
+def _served(model_id: str, name: str, version: str) -> Version:
+    """A version that only the nodes tell about; nodes serve few models, and each request asks for one of them."""
+    return Version(id=model_id, name=name, version=version)
 
 
 def _by_weight(entry: ModelEntry, u: float) -> Version:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +25,9 @@ from router.dispatch import Dispatch
 from router.exposition import Exposition, View
 from router.limits import Admission, RetryBudget
 from router.policies import PolicySwitch
+from router.recording.recorder import Recorder
+from router.recording.recordings import Plan, Recordings
+from router.recording.writer import RecordingError
 from router.request_log import RequestLog
 from router.routes.body import Limits
 from router.routes.proxied import Proxied
@@ -97,8 +101,12 @@ class Router:
         signer = Signer(secret.get_secret_value().encode() if secret else None)
         self.sidecar = Sidecar(self.dispatch, self.watchdog, signer, limits, settings.sidecar.lease_s)
         self._limits = limits
-        self.control = Control(self.dispatch, Exposition(self._view), settings, self.is_ready)
+        self.recordings = Recordings(clock, self._record, lambda: self.dispatch.ledger.in_flight)
+        self.control = Control(
+            self.dispatch, Exposition(self._view), settings, self.is_ready, self.recordings
+        )
         self.admin: FastAPI = admin_app(self.control, admin_token)
+        self.proxied: Proxied
         self.data: FrontDoor
 
     def is_ready(self) -> tuple[bool, str]:
@@ -121,13 +129,17 @@ class Router:
         )
         self._stack.push_async_callback(self._poller.close)
         gate = BatchGate(settings.batching, self.policies, self.stats, self._clock)
-        proxied = Proxied(self.dispatch, upstream, self.watchdog, gate, self._limits, _node_keys(settings))
-        hot = {("POST", path): proxied for path in PROXIED}
+        self.proxied = Proxied(
+            self.dispatch, upstream, self.watchdog, gate, self._limits, _node_keys(settings)
+        )
+        hot = {("POST", path): self.proxied for path in PROXIED}
         self.data = FrontDoor(
             {**hot, ("POST", "/route"): self.sidecar.route, ("POST", "/feedback"): self.sidecar.feedback},
             data_app(self.control),
             frozenset(host.lower().encode() for host in settings.server.allowed_hosts),
         )
+        if settings.record.directory is not None:
+            await self._record_from_the_start(settings.record.directory)
         await self._background(self.watchdog.run())
         await self._background(discovery_of(settings).watch(self.set_nodes))
         return self
@@ -136,6 +148,7 @@ class Router:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+        await self.recordings.stop()
         self.request_log.flush()
 
     def set_nodes(self, specs: tuple[NodeSpec, ...]) -> None:
@@ -150,7 +163,19 @@ class Router:
         """End everything under way because the process goes away; returns how much there was."""
         return await self.watchdog.abort_all() + self.sidecar.abort_all()
 
+    def _record(self, recorder: Recorder | None) -> None:
+        """Tell this recorder of requests, or none."""
+        self.dispatch.recorder = recorder
+
+    async def _record_from_the_start(self, directory: Path) -> None:
+        try:
+            await self.recordings.start(Plan.of(self.settings.record, directory))
+        except RecordingError as error:
+            # Serving matters more than its record: the operator is told, and a later try is one command.
+            self.recordings.failed_to_start(str(error))
+
     def _on_reading(self, node_id: str, reading: Reading, now_s: float) -> None:
+        self.recordings.read(node_id, reading, now_s)
         state = self.fleet.state(node_id)
         unchanged_s = self._poller.unchanged_s(node_id)
         if state is not None and state.inflight and unchanged_s > self.settings.telemetry.stale_after_s:
@@ -166,11 +191,12 @@ class Router:
 
     def _sweep(self, now_s: float) -> None:
         self.sidecar.expire(now_s)
+        self.recordings.tick(now_s)
         self.request_log.flush()
 
     def _view(self) -> View:
         now_s = self._clock()
-        return View(self.dispatch, self.fleet.at(now_s), now_s, self.is_ready()[0])
+        return View(self.dispatch, self.fleet.at(now_s), now_s, self.is_ready()[0], self.recordings.counts())
 
     async def _background(self, work: object) -> None:
         """Run a coroutine beside everything else; it is cancelled, and awaited, at the end."""

@@ -35,12 +35,16 @@ class BatchGate:
         self._window = BatchingWindow(self._hint)
         self._gates: dict[int, asyncio.Event] = {}
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody asks for requests to be held."""
+        script = self._policies.script
+        return self._fixed is None and (script is None or script.batch_hint is None)
+
     async def wait(self, request: Request) -> None:
         """Return when the request should be dispatched; usually at once."""
-        if self._fixed is None:
-            script = self._policies.script
-            if script is None or script.batch_hint is None:
-                return
+        if self.is_open:
+            return
         batch = self._window.arrive(request, self._clock())
         if batch is None:
             return

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from itertools import chain
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -62,6 +63,10 @@ class HeaderView(Mapping[str, str]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def forget(self) -> None:
+        """Let go of them: what is remembered of a request after its decision has no headers."""
+        self._raw = {}
+
 
 def header_map(raw: list[tuple[bytes, bytes]], max_headers: int, max_bytes: int) -> dict[bytes, bytes]:
     """The headers by lower-case name, after the checks that come before any parsing.
@@ -73,7 +78,7 @@ def header_map(raw: list[tuple[bytes, bytes]], max_headers: int, max_bytes: int)
     headers = dict(raw)
     if len(raw) > max_headers:
         raise Refusal(431, "too_many_headers", f"{len(raw)} headers; at most {max_headers} are accepted")
-    if sum([len(name) + len(value) for name, value in raw]) > max_bytes:
+    if sum(map(len, chain.from_iterable(raw))) > max_bytes:
         raise Refusal(431, "headers_too_large", f"headers of more than {max_bytes} bytes")
     if len(headers) != len(raw):
         names = [name for name, _ in raw]
@@ -197,6 +202,54 @@ def positive_ms(headers: Mapping[bytes, bytes], *names: bytes) -> float:
     return 0.0
 
 
+class Steering(NamedTuple):
+    """What the headers of a request say about where it should go.
+
+    Args:
+        model: wins over the body's; empty when not given.
+        version: or an alias of one; empty when not given.
+        session: the conversation's id; empty when not given.
+        tags: node tags it insists on.
+        priority: as :func:`priority_of`.
+        slo_ttft_s: wanted time to the first token; 0 when none is.
+        slo_tpot_s: wanted time per output token; 0 when none is.
+    """
+
+    model: str = ""
+    version: str = ""
+    session: str = ""
+    tags: frozenset[str] = frozenset()
+    priority: int = 0
+    slo_ttft_s: float = 0.0
+    slo_tpot_s: float = 0.0
+
+
+def steering_of(headers: Mapping[bytes, bytes]) -> Steering:
+    """What the headers ask for; most requests ask for nothing, which is found out at once.
+
+    Raises:
+        Refusal: 400 if one of them makes no sense.
+    """
+    if _STEERING.isdisjoint(headers):
+        return _UNSTEERED
+    return Steering(
+        model=headers.get(b"x-model-name", b"").decode("latin-1"),
+        version=headers.get(b"x-model-version", b"").decode("latin-1"),
+        session=session_of(headers),
+        tags=tags_of(headers),
+        priority=priority_of(headers),
+        slo_ttft_s=positive_ms(headers, b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms"),
+        slo_tpot_s=positive_ms(headers, b"x-llm-d-slo-tpot-ms", b"x-slo-tpot-ms"),
+    )
+
+
+_UNSTEERED: Final = Steering()
+_STEERING: Final = frozenset(
+    {
+        b"x-ccr-node-tags", b"x-ccr-priority", b"x-conversation-id", b"x-llm-d-slo-tpot-ms", b"x-llm-d-slo-ttft-ms",
+        b"x-model-name", b"x-model-version", b"x-session-id", b"x-session-token", b"x-slo-tpot-ms", b"x-slo-ttft-ms",
+    }
+)  # fmt: skip
 _PRIORITIES: Final = {b"low": -1, b"normal": 0, b"high": 1}
 
 

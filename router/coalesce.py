@@ -28,12 +28,16 @@ class Coalescing(asyncio.Transport):
     def write(self, data: Any) -> None:
         """Write at the end of this turn."""
         if not self._parts:
-            self._call_soon(self._flush)
+            self._call_soon(self.flush)
+        self._parts.append(data)
+
+    def hold(self, data: Any) -> None:
+        """Write when :meth:`flush` is called."""
         self._parts.append(data)
 
     def close(self) -> None:
         """Write what is waiting, then close."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def abort(self) -> None:
@@ -69,7 +73,8 @@ class Coalescing(asyncio.Transport):
         """As the real transport."""
         self._transport.set_protocol(protocol)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is waiting."""
         parts, self._parts = self._parts, []
         if not parts or self._transport.is_closing():
             return

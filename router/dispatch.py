@@ -8,10 +8,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ccr.eligibility import eligible
 from ccr.errors import NoEligibleNodeError, UnknownModelError
@@ -22,7 +21,7 @@ from ccr.trace import record_of
 from ccr.types import Decision, Fleet, Mask, NodeSpec, Outcome, Request, TraceRecord
 from ccr.versions import Catalogue
 from router.auth import Keys, Tenant
-from router.call import HeaderView, positive_ms, priority_of, session_of, tags_of
+from router.call import HeaderView, steering_of
 from router.limits import Admission, RetryBudget
 from router.policies import PolicySwitch
 from router.refusals import Refusal
@@ -32,9 +31,6 @@ from router.stats import Stats
 BYTES_PER_TOKEN: Final = 4
 """English text in common tokenisers; a prior until the engine reports usage."""
 
-SLO_HEADERS: Final = frozenset(
-    {b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms", b"x-llm-d-slo-tpot-ms", b"x-slo-tpot-ms"}
-)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -48,36 +44,16 @@ class Times(NamedTuple):
     output_tokens: int | None = None
 
 
-class Logged(NamedTuple):
-    """A decision as remembered: references and one copied array, made into a record when asked for."""
+class Recorder(Protocol):
+    """Is told how every request ended; the values it is given do not change any more."""
 
-    request: Request
-    decision: Decision
-    specs: tuple[NodeSpec, ...]
-    columns: NDArray[np.float64]
-    resident: Mask
-    at_s: float
-    outcome: Outcome
-    times: Times
-    parent_id: str
+    def ended(self, attempt: "Attempt", outcome: Outcome, times: Times) -> None:
+        """A request ended at a node."""
 
-    def record(self, start_s: float) -> TraceRecord:
-        """The full record; times count from ``start_s``."""
-        times, model = self.times, self.request.model
-        loaded = [frozenset({model}) if here else frozenset[str]() for here in self.resident]
-        return record_of(
-            self.request,
-            self.decision,
-            Fleet(self.specs, self.columns, self.decision.mask, loaded),
-            t=self.at_s - start_s,
-            status=self.outcome,
-            parent_id=self.parent_id,
-            queue_ms=1e3 * times.queue_s,
-            ttft_ms=None if times.ttft_s is None else 1e3 * times.ttft_s,
-            total_ms=1e3 * times.total_s,
-            prompt_tokens=times.prompt_tokens,
-            output_tokens=times.output_tokens,
-        )
+    def refused(
+        self, outcome: Outcome, arrived_s: float, now_s: float, request: Request | None = None
+    ) -> None:
+        """A request ended in the router; ``request`` as far as it was understood."""
 
 
 class Dispatch:
@@ -123,7 +99,8 @@ class Dispatch:
         self.request_log = request_log
         self.clock = clock
         self.started_s = clock()
-        self.recent: deque[Logged] = deque(maxlen=keep)
+        self.recorder: Recorder | None = None
+        self.recent: deque[Attempt] = deque(maxlen=keep)
         self._draw = random.Random(secrets.randbits(64) if seed is None else seed).random
         self._seq = count()
         self._ids = count(1)
@@ -141,6 +118,10 @@ class Dispatch:
     def fresh_id(self) -> str:
         """An id that no other request of this process has, and hardly one of another."""
         return f"{self._prefix}-{next(self._ids):x}"
+
+    def is_own(self, request_id: str) -> bool:
+        """Whether :meth:`fresh_id` made it here."""
+        return request_id.startswith(f"{self._prefix}-")
 
     def resolve(
         self,
@@ -165,47 +146,32 @@ class Dispatch:
         Raises:
             Refusal: 400 if no model is named, 404 if there is none of that name for this tenant.
         """
-        named = headers.get(b"x-model-name")
-        wanted = named.decode("latin-1") if named else model
+        asked = steering_of(headers)
+        wanted = asked.model or model
         if not wanted:
             raise Refusal(
                 400, "model_missing", "name a model: field 'model', or header X-Model-Name", param="model"
             )
-        session = session_of(headers)
-        draw = unit_hash(session) if session else self._draw()
-        version = headers.get(b"x-model-version", b"").decode("latin-1")
+        draw = unit_hash(asked.session) if asked.session else self._draw()
         try:
             if not tenant.may_use(wanted.partition("@")[0]):
                 raise UnknownModelError(wanted)
-            found = self.catalogue.resolve(wanted, version, draw, self.is_served)
+            found = self.catalogue.resolve(wanted, asked.version, draw, self.is_served)
         except UnknownModelError as error:
             # A model that is not allowed and one that does not exist look the same.
             message = str(error) if not self.keys.are_required else f"unknown model {wanted!r}"
             raise Refusal(404, "model_not_found", message, param="model") from None
-        tags = tags_of(headers)
-        has_goal = not SLO_HEADERS.isdisjoint(headers)
-        return Request(
-            id=request_id,
-            model=found.id,
-            name=found.name,
-            version=found.version,
-            seq=next(self._seq),
-            session=session,
-            tags=tags | found.tags if found.tags else tags,
-            priority=priority_of(headers),
-            tenant=tenant.name,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            slo_ttft_s=positive_ms(headers, b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms") if has_goal else 0.0,
-            slo_tpot_s=positive_ms(headers, b"x-llm-d-slo-tpot-ms", b"x-slo-tpot-ms") if has_goal else 0.0,
-            model_gib=found.gib,
-            load_s=found.load_s,
-            headers=HeaderView(headers),
-        )
+        tags = asked.tags | found.tags if found.tags else asked.tags
+        # By position, in the order of the fields: sixteen names cost as much as the rest of this function.
+        return Request.quick(
+            request_id, found.id, found.name, found.version, next(self._seq), asked.session, tags, asked.priority,
+            tenant.name, prompt_tokens, output_tokens, asked.slo_ttft_s, asked.slo_tpot_s, found.gib, found.load_s,
+            HeaderView(headers),
+        )  # fmt: skip
 
     def is_served(self, model: str) -> bool:
         """Whether some node, in rotation or not, serves the model id."""
-        return bool(np.count_nonzero(self.fleet.at(self.clock()).serving(model)))
+        return True in self.fleet.at(self.clock()).serving(model).tolist()
 
     def admit(self, request: Request, tenant: Tenant) -> None:
         """Let the request in and earn it its share of the retry budget.
@@ -214,7 +180,11 @@ class Dispatch:
             Refusal: 429.
         """
         now_s = self.clock()
-        self.admission.admit(self.ledger.in_flight, request.priority, tenant, now_s)
+        try:
+            self.admission.admit(self.ledger.in_flight, request.priority, tenant, now_s)
+        except Refusal as refusal:
+            refusal.request = request
+            raise
         self.retries.deposit(now_s)
 
     # The decision
@@ -248,7 +218,9 @@ class Dispatch:
         try:
             decision = self.policies.engine.decide(request, fleet, self._draw(), tried)
         except NoEligibleNodeError as error:
-            raise Refusal(503, "no_capacity", str(error), Outcome.NO_CAPACITY, retry_after_s=1.0) from None
+            raise Refusal(
+                503, "no_capacity", str(error), Outcome.NO_CAPACITY, retry_after_s=1.0, request=request
+            ) from None
         stats = self.stats
         stats.decided(time.perf_counter() - started_s, now_s)
         stats.decisions[decision.policy] += 1
@@ -270,6 +242,8 @@ class Dispatch:
         """A request ended in the router."""
         self.stats.refusals[refusal.code] += 1
         self.stats.ended("", "", refusal.outcome)
+        if self.recorder is not None:
+            self.recorder.refused(refusal.outcome, arrived_s, self.clock(), refusal.request)
         self.request_log.add(
             {
                 "event": "request.refused",
@@ -287,6 +261,8 @@ class Dispatch:
         request, stats = attempt.request, self.stats
         stats.ended(request.name, request.version, outcome)
         stats.by_tenant[request.tenant] += 1
+        if self.recorder is not None:
+            self.recorder.ended(attempt, outcome, times)
         if outcome is Outcome.OK:
             stats.duration_s.observe(request.name, times.total_s)
             if times.ttft_s is not None:
@@ -320,26 +296,27 @@ class Dispatch:
 
     def decision(self, request_id: str) -> TraceRecord | None:
         """The remembered decision of a request, if it is still remembered."""
-        for logged in reversed(self.recent):
-            if logged.request.id == request_id:
-                return logged.record(self.started_s)
+        for attempt in reversed(self.recent):
+            if attempt.request.id == request_id:
+                return attempt.record(self.started_s)
         return None
 
     def decisions(self, limit: int) -> list[TraceRecord]:
         """The latest decisions, newest first."""
         newest = list(self.recent)[-limit:] if limit > 0 else []
-        return [logged.record(self.started_s) for logged in reversed(newest)]
+        return [attempt.record(self.started_s) for attempt in reversed(newest)]
 
 
 class Attempt:
     """One try at one node: holds the lease; ends with one outcome, however it ends.
 
     Leaving the context without :meth:`end` counts as the node's fault only if nothing else explains it.
+    Afterwards it is what is remembered of the decision: references, and a copy of what was seen.
     """
 
     __slots__ = (
-        "_columns", "_dispatch", "_lease", "_outcome", "_resident", "_specs", "arrived_s", "decision", "is_cold",
-        "parent_id", "refused", "request", "since_s", "state", "tenant", "times",
+        "_dispatch", "_lease", "_outcome", "_resident", "_seen", "arrived_s", "decision", "epoch", "is_cold",
+        "parent_id", "refused", "request", "since_s", "specs", "state", "tenant", "times",
     )  # fmt: skip
 
     def __init__(
@@ -350,6 +327,7 @@ class Attempt:
         self.request = request
         self.tenant = tenant
         self.decision = decision
+        self.epoch = dispatch.policies.epoch
         self.arrived_s = arrived_s
         self.since_s = now_s
         self.parent_id = parent_id
@@ -357,9 +335,10 @@ class Attempt:
         self.times: Times | None = None
         self._outcome: Outcome | None = None
         self._resident = fleet.resident(request.model)
-        self._columns = fleet.columns.copy() if dispatch.recent.maxlen else fleet.columns
-        self._specs = fleet.specs
-        self.is_cold = not bool(self._resident[decision.index])
+        # As bytes: one small piece of memory, where an array is two. Thousands may be open.
+        self._seen = fleet.columns.tobytes() if dispatch.recent.maxlen else b""
+        self.specs = fleet.specs
+        self.is_cold = not self._resident.item(decision.index)
         if self.is_cold:
             dispatch.stats.cold_starts[request.name] += 1
         self.state = dispatch.fleet.states[decision.index]
@@ -383,6 +362,12 @@ class Attempt:
         )
         return now if before is None or len(before) != len(now) else before | now
 
+    def forget_headers(self) -> None:
+        """Let go of the request's headers, which only deciding needs; an attempt may stay open for long."""
+        headers = self.request.headers
+        if isinstance(headers, HeaderView):
+            headers.forget()
+
     def end(self, outcome: Outcome, *, refused: bool = False) -> None:
         """Say how it ended; the first word counts."""
         if self._outcome is None:
@@ -393,10 +378,11 @@ class Attempt:
         """Release the lease and let the fleet learn from the outcome; a second call changes nothing."""
         if not self._lease.release():
             return
-        dispatch, outcome = self._dispatch, self._outcome or Outcome.UPSTREAM_RESET
+        dispatch = self._dispatch
+        outcome = self._outcome = self._outcome or Outcome.UPSTREAM_RESET
         self.tenant.inflight -= 1
         now_s = dispatch.clock()
-        times = self.times or Times(self.since_s - self.arrived_s, now_s - self.arrived_s)
+        times = self.times = self.times or Times(self.since_s - self.arrived_s, now_s - self.arrived_s)
         fleet = dispatch.fleet
         fleet.record(
             self.state,
@@ -409,13 +395,45 @@ class Attempt:
         )
         if outcome is Outcome.OK:
             fleet.served(self.state, self.request.model)
+            self._teach(times, now_s)
         if dispatch.recent.maxlen:
-            dispatch.recent.append(
-                Logged(
-                    self.request, self.decision, self._specs, self._columns, self._resident, self.arrived_s,
-                    outcome, times, self.parent_id,
-                )
-            )  # fmt: skip
+            dispatch.recent.append(self)
+
+    def first_byte(self, now_s: float) -> None:
+        """A stream has begun: the prefill is over."""
+        if self._lease.placed is not None:
+            self._lease.first_token(now_s)
+
+    def _teach(self, times: Times, now_s: float) -> None:
+        lease = self._lease
+        if lease.placed is None or not times.output_tokens:
+            return
+        is_known = lease.has_first_token and times.ttft_s is not None
+        ttft_s = (times.ttft_s or 0.0) - times.queue_s if is_known else None
+        self._dispatch.fleet.learn(
+            self.state, lease.placed, ttft_s, times.total_s - times.queue_s, times.output_tokens, now_s
+        )
+
+    def record(self, start_s: float) -> TraceRecord:
+        """The full record of an attempt that is over; times count from ``start_s``."""
+        times, outcome, model = self.times, self._outcome, self.request.model
+        if times is None or outcome is None:
+            raise ValueError("the attempt is not over; close it before it is recorded")
+        loaded = [frozenset({model}) if here else frozenset[str]() for here in self._resident]
+        columns = np.frombuffer(self._seen).reshape(-1, len(self.specs))
+        return record_of(
+            self.request,
+            self.decision,
+            Fleet(self.specs, columns, self.decision.mask, loaded),
+            t=self.arrived_s - start_s,
+            status=outcome,
+            parent_id=self.parent_id,
+            queue_ms=1e3 * times.queue_s,
+            ttft_ms=None if times.ttft_s is None else 1e3 * times.ttft_s,
+            total_ms=1e3 * times.total_s,
+            prompt_tokens=times.prompt_tokens,
+            output_tokens=times.output_tokens,
+        )
 
     def __enter__(self) -> Self:
         return self

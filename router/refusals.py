@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from ccr.types import Outcome
+from ccr.types import Outcome, Request
 
 _TYPES: Final = {
     400: "invalid_request_error",
@@ -39,6 +39,7 @@ class Refusal(Exception):
         outcome: what it counts as.
         retry_after_s: when to come back; 0 says nothing.
         param: the field that was wrong, if one was.
+        request: that ended so, where it had been understood.
     """
 
     status: int
@@ -47,6 +48,7 @@ class Refusal(Exception):
     outcome: Outcome = Outcome.REJECTED
     retry_after_s: float = 0.0
     param: str | None = None
+    request: Request | None = None
 
     def body(self, request_id: str = "", *, anthropic: bool = False) -> bytes:
         """The JSON body: OpenAI's four fields and ours, or Anthropic's shape.

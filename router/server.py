@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +21,11 @@ from ccr.settings import Settings
 from router.app import Router
 from router.asgi import FrontDoor
 from router.coalesce import CoalescingProtocol
+from router.control import PROXIED
 from router.hot import InstantRoutes, hot_protocol
 from router.refusals import Refusal
+from router.routes.body import closes
+from router.turn import Instant, Reply
 
 _log = log.get("server")
 
@@ -157,11 +161,18 @@ class Serving:
         server = self.settings.server
         if server.allowed_hosts:
             return CoalescingProtocol
-        by_path = {b"/route": self.router.sidecar.routed}
-        dispatch = self.router.dispatch
+        router = self.router
+        by_path: dict[bytes, Instant] = {
+            path.encode(): partial(router.proxied.begin, path) for path in PROXIED
+        }
+        by_path[b"/route"] = router.sidecar.routed
+        dispatch = router.dispatch
 
-        def refused(refusal: Refusal) -> None:
-            dispatch.refused(refusal, dispatch.fresh_id(), "/route", dispatch.clock())
+        def refused(refusal: Refusal, path: bytes) -> Reply:
+            request_id = dispatch.fresh_id()
+            dispatch.refused(refusal, request_id, path.decode("ascii"), dispatch.clock())
+            body = refusal.body(request_id, anthropic=path == b"/v1/messages")
+            return Reply(refusal.status, refusal.headers(request_id) + closes(refusal), body)
 
         routes = InstantRoutes(by_path, server.max_body_bytes, server.body_timeout_s, refused)
         return hot_protocol(routes, asyncio.get_running_loop())

@@ -5,7 +5,7 @@ The native client (``router/upstream_http.py``) is the default; both are held to
 """
 
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol
 
 import aiohttp
@@ -59,8 +59,41 @@ class UpstreamAnswer(Protocol):
         """Done: the connection goes back to the pool if the answer ended, else it is closed at once."""
 
 
+class StartedAnswer(UpstreamAnswer, Protocol):
+    """An answer that is waited for without a task; its request goes out with :meth:`send`.
+
+    Args:
+        status: 0 until the headers are here.
+        is_whole: whether the body is here, to its end.
+        broken: why no more will come; empty while it may.
+        on_news: called when any of this changed, until it is ``None``.
+    """
+
+    is_whole: bool
+    broken: str
+    on_news: Callable[[], None] | None
+
+    def send(self) -> None:
+        """Send the request; who decides about several sends afterwards."""
+
+    def whole(self) -> bytes:
+        """The body of an answer that is whole."""
+
+    async def begun(self) -> None:
+        """Return when the headers are here.
+
+        Raises:
+            UpstreamError: if they will not come.
+        """
+
+
 class Upstream(Protocol):
     """Connections to all nodes."""
+
+    def start(
+        self, node: NodeSpec, method: str, target: str, headers: RawHeaders, body: bytes
+    ) -> StartedAnswer | None:
+        """Make a request ready on a connection that idles; ``None`` if there is none, or this client has no such way."""
 
     async def send(
         self, node: NodeSpec, method: str, target: str, headers: RawHeaders, body: bytes
@@ -107,6 +140,17 @@ class AiohttpUpstream:
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         )
         self._urls: dict[tuple[str, str], URL] = {}
+
+    def start(
+        self,
+        node: NodeSpec,  # noqa: ARG002 - as the seam has it
+        method: str,  # noqa: ARG002
+        target: str,  # noqa: ARG002
+        headers: RawHeaders,  # noqa: ARG002
+        body: bytes,  # noqa: ARG002
+    ) -> StartedAnswer | None:
+        """There is no such way: aiohttp sends from tasks."""
+        return None
 
     async def send(
         self, node: NodeSpec, method: str, target: str, headers: RawHeaders, body: bytes

@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
         self._on_free = on_free
         self._on_lost = on_lost
         self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.Transport | None = None
+        self._transport: Coalescing | None = None
         self._answer: HttpAnswer | None = None
         self._headers: RawHeaders = []
         self._parts: list[bytes] = []
@@ -56,15 +56,23 @@ class Connection(asyncio.Protocol):
         self.idle_since_s = 0.0
 
     async def ask(self, head: bytes, body: bytes, *, is_head: bool) -> "HttpAnswer":
-        """Send a request and wait for the answer's headers.
+        """Send a request and wait for the answer's headers; arguments as for :meth:`begin`.
+
+        Raises:
+            UpstreamError: if no answer came; the connection is closed then.
+        """
+        answer = self.begin(head, body, is_head=is_head)
+        await answer.begun()
+        return answer
+
+    def begin(self, head: bytes, body: bytes, *, is_head: bool, is_held: bool = False) -> "HttpAnswer":
+        """Send a request; its answer is empty yet.
 
         Args:
             head: everything before the body.
             body: written apart from the head, uncopied; empty where the head holds it.
             is_head: whether the method is HEAD, whose answers have no body whatever their headers say.
-
-        Raises:
-            UpstreamError: if no answer came; the connection is closed then.
+            is_held: whether it goes out at :meth:`flush` instead of at the end of the turn.
         """
         transport = self._transport
         assert transport is not None, "asked once it is made"  # noqa: S101 - for the type checker
@@ -72,18 +80,17 @@ class Connection(asyncio.Protocol):
         self._headers = []
         self._bare_bytes = 0
         self._keeps_alive = False
+        # Nothing to drain: the body is in memory as a whole already, and who waits, waits for the answer.
+        write = transport.hold if is_held else transport.write
+        write(head)
         if body:
-            # Nothing to drain: the body is in memory as a whole already, and who waits, waits for the answer.
-            transport.writelines((head, body))
-        else:
-            transport.write(head)
-        while not answer.status and not answer.broken:
-            await self.news()
-        if not answer.status:
-            self._answer = None
-            self.abort()
-            raise UpstreamError(answer.broken)
+            write(body)
         return answer
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if self._transport is not None:
+            self._transport.flush()
 
     @property
     def was_silent(self) -> bool:
@@ -247,9 +254,11 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
-        waiter = self._waiter
+        waiter, answer = self._waiter, self._answer
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+        elif answer is not None and answer.on_news is not None:
+            answer.on_news()
 
 
 class HttpAnswer:
@@ -262,7 +271,7 @@ class HttpAnswer:
 
     __slots__ = (
         "_buffered_bytes", "_connection", "_is_head", "_pieces", "broken", "content_length",
-        "ends_with_connection", "headers", "is_whole", "status",
+        "ends_with_connection", "headers", "is_whole", "on_news", "status",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, *, is_head: bool) -> None:
@@ -276,6 +285,7 @@ class HttpAnswer:
         self.ends_with_connection = False
         self.is_whole = False
         self.broken = ""
+        self.on_news: Callable[[], None] | None = None
 
     def begin(self, status: int, headers: RawHeaders) -> None:
         """The headers are here; the parser refused lengths that are ambiguous or no number.
@@ -308,6 +318,28 @@ class HttpAnswer:
         self._buffered_bytes += len(piece)
         if self._buffered_bytes > BUFFER_BYTES and not self.is_whole and self._connection is not None:
             self._connection.pause()
+
+    async def begun(self) -> None:
+        """Return when the headers are here.
+
+        Raises:
+            UpstreamError: if they will not come; the connection is closed then.
+        """
+        while not self.status and not self.broken and self._connection is not None:
+            await self._connection.news()
+        if not self.status:
+            self.close()
+            raise UpstreamError(self.broken)
+
+    def send(self) -> None:
+        """Send the request, if it was held."""
+        if self._connection is not None:
+            self._connection.flush()
+
+    def whole(self) -> bytes:
+        """The body of an answer that is whole."""
+        pieces = self._take_all()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def chunks(self) -> Self:
         """The body, in the pieces it arrived in: what one read of the connection brought is one piece."""

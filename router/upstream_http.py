@@ -19,6 +19,7 @@ from ccr.settings import UpstreamSettings
 from ccr.types import NodeSpec
 from router.resolver import CarefulResolver
 from router.upstream import RawHeaders, UpstreamAnswer, UpstreamError
+from router.upstream_connection import HttpAnswer
 from router.upstream_dial import Dialer, Place
 from router.upstream_pool import Pool
 
@@ -54,6 +55,19 @@ class HttpUpstream:
         self._clock = clock
         self._pools: dict[str, tuple[Pool, str]] = {}
         self._is_closed = False
+
+    def start(
+        self, node: NodeSpec, method: str, target: str, headers: RawHeaders, body: bytes
+    ) -> HttpAnswer | None:
+        """Make a request ready on a connection that idles; ``None`` if there is none."""
+        known = self._pools.get(node.url)
+        connection = known[0].take() if known else None
+        if known is None or connection is None:
+            return None
+        head = request_head(method, target, known[1], headers, len(body))
+        if len(body) <= TOGETHER_BYTES:
+            head, body = head + body, b""
+        return connection.begin(head, body, is_head=method == "HEAD", is_held=True)
 
     async def send(
         self, node: NodeSpec, method: str, target: str, headers: RawHeaders, body: bytes

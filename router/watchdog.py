@@ -32,29 +32,53 @@ class Watch:
     """One exchange under watch.
 
     Args:
-        task: runs it; cancelled when it must end.
+        task: runs it; cancelled when it must end. ``None`` while it needs none.
+        get_task: gives it one, which looks at ``interrupt`` when it begins.
         receive: the ASGI callable that tells when the client leaves; ``None`` while the body is being read.
         since_s: the start.
         deadline_s: when to give up; move it on every sign of life.
     """
 
-    __slots__ = ("deadline_s", "interrupt", "listener", "receive", "since_s", "task")
+    __slots__ = (
+        "_get_task",
+        "deadline_s",
+        "interrupt",
+        "is_running",
+        "listener",
+        "receive",
+        "since_s",
+        "task",
+    )
 
     def __init__(
-        self, task: asyncio.Task[Any], receive: Receive | None, since_s: float, deadline_s: float
+        self,
+        task: asyncio.Task[Any] | None,
+        since_s: float,
+        deadline_s: float,
+        get_task: Callable[[], asyncio.Task[Any]] | None = None,
     ) -> None:
         self.task = task
-        self.receive = receive
+        self.is_running = task is not None
+        self._get_task = get_task
+        self.receive: Receive | None = None
         self.since_s = since_s
         self.deadline_s = deadline_s
         self.interrupt = Interrupt.NONE
         self.listener: asyncio.Task[None] | None = None
 
+    def let_go(self) -> None:
+        """Forget what it watched: each holds the other, and the body would wait for the collector."""
+        self.task = self._get_task = None
+
     def cancel(self, why: Interrupt) -> None:
         """End the exchange, saying why; only the first reason counts."""
-        if self.interrupt is Interrupt.NONE:
-            self.interrupt = why
-            self.task.cancel()
+        if self.interrupt is not Interrupt.NONE:
+            return
+        self.interrupt = why
+        if self.task is None and self._get_task is not None:
+            self.task = self._get_task()
+        elif self.task is not None and self.is_running:
+            self.task.cancel()  # before its first step that would end nothing; it looks at the reason then
 
 
 class Watchdog:
@@ -79,13 +103,17 @@ class Watchdog:
         """Watch the current task; give it ``receive`` once the body has been read."""
         task = asyncio.current_task()
         assert task is not None, "an exchange runs in a task"  # noqa: S101 - for the type checker
-        watch = Watch(task, None, since_s, since_s + timeout_s)
+        return self.watch(Watch(task, since_s, since_s + timeout_s))
+
+    def watch(self, watch: Watch) -> Watch:
+        """Watch this one too."""
         self._watches.add(watch)
         return watch
 
     def end(self, watch: Watch) -> None:
         """Stop watching; what comes after this cannot interrupt the exchange any more."""
         self._watches.discard(watch)
+        watch.let_go()
         if watch.listener is not None:
             watch.listener.cancel()
 
@@ -114,8 +142,16 @@ class Watchdog:
         watches = list(self._watches)
         for watch in watches:
             watch.cancel(Interrupt.DRAIN)
-        await asyncio.gather(*[watch.task for watch in watches], return_exceptions=True)
+        tasks = [watch.task for watch in watches if watch.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
         return len(watches)
+
+
+def accept_cancellation() -> None:
+    """A cancellation by the watchdog is an answer, not the end of the task: the client is told first."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
 
 
 async def _listen(watch: Watch, receive: Receive) -> None:

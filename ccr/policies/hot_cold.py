@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -29,19 +30,26 @@ class HotCold:
 
     def scores(self, request: Request, fleet: Fleet) -> Scores:
         """Minus expected seconds for cold nodes, far below them minus requests in flight; shape ``(n,)``."""
-        cold_start_s = (request.load_s or self.default_load_s) * ~fleet.resident(request.model)
-        expected_s = fleet.latency_s + cold_start_s
-        hot = fleet.inflight > self._threshold(fleet)
-        if not np.count_nonzero(hot):
-            return -expected_s
-        return -np.where(hot, _FAR + fleet.inflight + expected_s / _FAR, expected_s)
+        # In lists, not columns: half the time of numpy at 16 nodes, as long at 100.
+        waits_s: list[float] = fleet.latency_s.tolist()
+        queues: list[float] = fleet.inflight.tolist()
+        resident: list[bool] = fleet.resident(request.model).tolist()
+        if False in resident:
+            load_s = request.load_s or self.default_load_s
+            waits_s = [wait if here else wait + load_s for wait, here in zip(waits_s, resident, strict=True)]
+        bound = self._threshold(queues, fleet.available.tolist())
+        if max(queues) <= bound:
+            return -np.array(waits_s)
+        return np.array(
+            [
+                -wait if queue <= bound else -(_FAR + queue + wait / _FAR)
+                for wait, queue in zip(waits_s, queues, strict=True)
+            ]
+        )
 
-    def _threshold(self, fleet: Fleet) -> float:
+    def _threshold(self, queues: list[float], available: list[bool]) -> float:
         """The quantile of requests in flight over the nodes in rotation: the value at rank ``ceil(q * n)``, from 1."""
-        counted: list[float] = fleet.inflight.tolist()
-        if np.count_nonzero(fleet.available) not in {0, len(counted)}:
-            counted = fleet.inflight[fleet.available].tolist()
-        counted.sort()
+        counted = sorted(compress(queues, available)) or sorted(queues)
         return counted[max(math.ceil(self.quantile * len(counted)) - 1, 0)]
 
 

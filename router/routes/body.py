@@ -2,13 +2,15 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from ccr.settings import ServerSettings, UpstreamSettings
 from ccr.types import Outcome
 from router.refusals import Refusal
 from router.watchdog import Receive
 
+#: The header that ends a connection after its answer.
+CLOSE: Final = (b"connection", b"close")
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -84,10 +86,14 @@ async def answer(
     body = refusal.body(request_id, anthropic=anthropic)
     headers = refusal.headers("" if more else request_id) + (more or [])
     headers.append((b"content-length", b"%d" % len(body)))
-    if refusal.status in {408, 413, 431}:
-        headers.append((b"connection", b"close"))
+    headers += closes(refusal)
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def closes(refusal: Refusal) -> list[tuple[bytes, bytes]]:
+    """The header that ends the connection after a refusal for size or time."""
+    return [CLOSE] if refusal.status in {408, 413, 431} else []
 
 
 async def answer_json(send: Send, body: bytes, status: int = 200) -> None:

@@ -1,36 +1,29 @@
 """``/v1/*``: choose a node, send the client's bytes there, stream the node's bytes back untouched."""
 
 import asyncio
-import re
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from ccr import log
 from ccr.types import Mask, Outcome, Request
-from router.auth import Tenant
 from router.batching import BatchGate
-from router.call import CREDENTIALS, HOP_BY_HOP, Scope, header_map, parse_body, with_model
+from router.call import CREDENTIALS, Scope, header_map, parse_body, with_model
 from router.dispatch import BYTES_PER_TOKEN, Attempt, Dispatch, Times, headers_of
 from router.limits import RetryBudget
 from router.refusals import Refusal
-from router.routes.body import Limits, answer, read_body
-from router.upstream import RawHeaders, Upstream, UpstreamAnswer, UpstreamError
-from router.watchdog import Interrupt, Receive, Watch, Watchdog
+from router.routes.body import Limits, answer, closes, read_body
+from router.routes.direct import Direct, Door
+from router.routes.exchange import NOT_RELAYED, TAIL_BYTES, WHOLE_BYTES, Exchange, Send, outcome_of, relayed
+from router.turn import Reply
+from router.upstream import RawHeaders, StartedAnswer, Upstream, UpstreamAnswer, UpstreamError
+from router.watchdog import Interrupt, Receive, Watchdog, accept_cancellation
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 _log = log.get("proxied")
 
 #: Time a client gets to take in how its request failed: one that does not read must not hold anything up.
 TELL_S: Final = 1.0
-#: Answers up to this size are sent in one piece.
-WHOLE_BYTES: Final = 64 * 2**10
-_TAIL_BYTES: Final = 4096
-#: The request id is ours to write, in both directions.
-_NOT_RELAYED: Final = HOP_BY_HOP | {b"x-request-id"}
-_NOT_RELAYED_WITH_KEYS: Final = _NOT_RELAYED | CREDENTIALS
-_PROMPT_TOKENS = re.compile(rb'"(?:prompt_tokens|input_tokens)"\s*:\s*(\d{1,9})')
-_OUTPUT_TOKENS = re.compile(rb'"(?:completion_tokens|output_tokens)"\s*:\s*(\d{1,9})')
+_NOT_RELAYED_WITH_KEYS: Final = NOT_RELAYED | CREDENTIALS
 
 
 class _TryAnotherError(Exception):
@@ -38,35 +31,6 @@ class _TryAnotherError(Exception):
 
     def __init__(self, refusal: Refusal) -> None:
         self.refusal = refusal
-
-
-class Exchange:
-    """One request on its way through: what changes while it does."""
-
-    __slots__ = (
-        "anthropic", "arrived_s", "body", "fields_model", "first_byte_s", "headers", "is_over", "is_sending",
-        "is_stream", "request", "request_id", "scope", "send", "started", "status", "tail", "tenant", "watch",
-    )  # fmt: skip
-
-    def __init__(self, scope: Scope, send: Send, watch: Watch, arrived_s: float) -> None:
-        self.scope = scope
-        self.send = send
-        self.watch = watch
-        self.arrived_s = arrived_s
-        self.anthropic = scope["path"] == "/v1/messages"
-        self.headers: Mapping[bytes, bytes] = {}
-        self.body = b""
-        self.fields_model: str | None = None
-        self.is_over = False
-        self.is_sending = False
-        self.is_stream = False
-        self.request_id = ""
-        self.request: Request
-        self.tenant: Tenant
-        self.started = False
-        self.status = 0
-        self.first_byte_s: float | None = None
-        self.tail = b""
 
 
 class Proxied:
@@ -101,38 +65,103 @@ class Proxied:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; it ends with exactly one outcome on every path."""
         arrived_s = self._dispatch.clock()
-        watch = self._watchdog.begin(arrived_s, self._limits.body_timeout_s)
-        exchange = Exchange(scope, send, watch, arrived_s)
+        exchange = Exchange(scope["method"], scope["path"], _target(scope), scope["headers"], arrived_s)
+        exchange.send = send
+        exchange.watch = self._watchdog.begin(arrived_s, self._limits.body_timeout_s)
+        await self._guarded(exchange, self._serve(exchange, receive))
+
+    def begin(self, path: str, door: Door, raw_headers: RawHeaders, body: bytes) -> Reply | Direct | None:
+        """Serve one request, all of which is here, without a task as far as that goes; never raises.
+
+        Returns:
+            The answer where the request ended in the router, what is under way, or ``None`` if a task has it.
+        """
+        exchange = Exchange("POST", path, path, raw_headers, self._dispatch.clock())
         try:
-            await self._serve(exchange, receive)
+            self._identify(exchange)
+            exchange.body = body
+            direct = Direct(self, door, exchange, self._admit(exchange))
+            if self._batching.is_open:
+                direct.start()
+            else:
+                direct.hand_over()
+            self._watchdog.watch(exchange.watch)
+        except Refusal as refusal:
+            return self._refused(exchange, refusal)
+        except Exception as error:
+            return self._refused(exchange, _crashed(error))
+        return None if direct.is_handed_over else direct
+
+    async def go_on(
+        self, exchange: Exchange, attempt: Attempt | None, answer: StartedAnswer | None, receive: Receive
+    ) -> None:
+        """What :meth:`begin` began, from wherever it left off."""
+        exchange.watch.receive = receive
+        await self._guarded(exchange, self._go_on(exchange, attempt, answer))
+
+    async def _go_on(self, exchange: Exchange, attempt: Attempt | None, answer: StartedAnswer | None) -> None:
+        if attempt is None:
+            if exchange.watch.interrupt:
+                raise asyncio.CancelledError
+            await self._batching.wait(exchange.request)
+        await self._forward(exchange, attempt, answer)
+
+    async def _guarded(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever becomes of it, the request ends once."""
+        try:
+            await work
         except Refusal as refusal:
             await self._refuse(exchange, refusal)
         except asyncio.CancelledError:
             # The watchdog or the server ended it before a node had it.
-            _accept_cancellation()
-            await self._refuse(exchange, _early(watch.interrupt))
+            accept_cancellation()
+            await self._refuse(exchange, _early(exchange.watch.interrupt))
         except Exception as error:
-            # Only the kind and the place: the text of an exception may quote the request.
-            _log.error("request.crashed", error=type(error).__name__, place=_place(error))
-            await self._refuse(exchange, Refusal(500, "internal_error", "the router failed; see its log"))
+            await self._refuse(exchange, _crashed(error))
         finally:
-            self._watchdog.end(watch)
+            self._watchdog.end(exchange.watch)
 
     async def _serve(self, exchange: Exchange, receive: Receive) -> None:
-        dispatch, limits, watch = self._dispatch, self._limits, exchange.watch
+        self._identify(exchange)
+        exchange.body = await read_body(exchange.headers, receive, self._limits.max_body_bytes)
+        exchange.watch.receive = receive
+        exchange.watch.deadline_s = self._admit(exchange)
+        await self._batching.wait(exchange.request)
+        await self._forward(exchange)
+
+    def _identify(self, exchange: Exchange) -> None:
+        """What comes before the body: well-formed headers, an id, a key."""
+        dispatch, limits = self._dispatch, self._limits
         exchange.headers = headers = header_map(
-            exchange.scope["headers"], limits.max_headers, limits.max_header_bytes
+            exchange.raw_headers, limits.max_headers, limits.max_header_bytes
         )
         exchange.request_id = dispatch.new_id(headers)
         exchange.tenant = dispatch.keys.tenant(headers)
-        exchange.body = await read_body(headers, receive, limits.max_body_bytes)
-        watch.receive = receive
+
+    def _admit(self, exchange: Exchange) -> float:
+        """What comes after the body; until when a node has time to begin its answer."""
         exchange.request = self._resolve(exchange)
+        limits = self._limits
         patience_s = limits.ttft_timeout_s if exchange.is_stream else limits.answer_timeout_s
-        watch.deadline_s = dispatch.clock() + patience_s
-        dispatch.admit(exchange.request, exchange.tenant)
-        await self._batching.wait(exchange.request)
-        await self._forward(exchange)
+        deadline_s = self._dispatch.clock() + patience_s
+        self._dispatch.admit(exchange.request, exchange.tenant)
+        return deadline_s
+
+    def now_s(self) -> float:
+        """The moment."""
+        return self._dispatch.clock()
+
+    def first_attempt(self, exchange: Exchange) -> Attempt:
+        """Decide, and take the lease."""
+        return self._dispatch.attempt(exchange.request, exchange.tenant, exchange.arrived_s)
+
+    def start(self, exchange: Exchange, attempt: Attempt) -> StartedAnswer | None:
+        """Send it to the node at once, if a connection idles."""
+        return self._upstream.start(attempt.node, *self._sent(exchange, attempt))
+
+    def forget(self, exchange: Exchange) -> None:
+        """Stop watching it."""
+        self._watchdog.end(exchange.watch)
 
     def _resolve(self, exchange: Exchange) -> Request:
         fields = parse_body(exchange.body)
@@ -148,50 +177,53 @@ class Proxied:
             output_tokens=max(limit, 0),
         )
 
-    async def _forward(self, exchange: Exchange) -> None:
-        """Try nodes until one answers, within the retry budget."""
+    async def _forward(
+        self, exchange: Exchange, attempt: Attempt | None = None, begun: StartedAnswer | None = None
+    ) -> None:
+        """Try nodes until one answers, within the retry budget; the first try may be under way."""
         tried: Mask | None = None
         parent_id = ""
         failure: Refusal | None = None
         retries_left = self._limits.retries
         while True:
             try:
-                attempt = self._dispatch.attempt(
+                attempt = attempt or self._dispatch.attempt(
                     exchange.request, exchange.tenant, exchange.arrived_s, tried=tried, parent_id=parent_id
                 )
             except Refusal as refusal:
                 raise failure or refusal from None
             with attempt:
                 try:
-                    await self._attempt(exchange, attempt, may_retry=retries_left > 0)
+                    await self._attempt(exchange, attempt, begun, may_retry=retries_left > 0)
                     return
                 except _TryAnotherError as again:
                     failure = again.refusal
                     tried = attempt.tried(tried)
+            attempt = begun = None
             parent_id = exchange.request.id
             retries_left -= 1
             self._dispatch.stats.retries += 1
 
-    async def _attempt(self, exchange: Exchange, attempt: Attempt, *, may_retry: bool) -> None:
+    async def _attempt(
+        self, exchange: Exchange, attempt: Attempt, begun: StartedAnswer | None, *, may_retry: bool
+    ) -> None:
         """One node: send, deliver, and say how it ended; a client is told of a failure when nothing is held any more."""
-        reply: UpstreamAnswer | None = None
+        reply: UpstreamAnswer | None = begun
         try:
-            reply = await self._upstream.send(
-                attempt.node,
-                exchange.scope["method"],
-                _target(exchange.scope),
-                self._request_headers(exchange, attempt),
-                with_model(exchange.body, exchange.fields_model, exchange.request.model),
-            )
+            if exchange.watch.interrupt:  # before there was a task to cancel
+                raise asyncio.CancelledError
+            if begun is not None:
+                await begun.begun()
+            reply = begun or await self._upstream.send(attempt.node, *self._sent(exchange, attempt))
             exchange.status = reply.status
             self._consider_retry(exchange, attempt, reply, may_retry=may_retry)
             await self._deliver(exchange, attempt, reply)
-            self._end(exchange, attempt, _outcome_of(reply.status))
+            self.end(exchange, attempt, outcome_of(reply.status))
             return
         except UpstreamError as error:
             failure = self._broke(exchange, attempt, error, may_retry=may_retry)
         except asyncio.CancelledError:
-            _accept_cancellation()
+            accept_cancellation()
             failure = _interrupted(exchange, attempt)
         except Exception:
             attempt.end(Outcome.REJECTED)  # unless it said before how it ended, the fault is not the node's
@@ -200,7 +232,7 @@ class Proxied:
             if reply is not None:
                 reply.close()
         exchange.status = exchange.status if exchange.started else failure.status
-        self._end(exchange, attempt, failure.outcome)
+        self.end(exchange, attempt, failure.outcome)
         await self._tell(exchange, failure, headers_of(attempt))
 
     def _consider_retry(
@@ -213,7 +245,7 @@ class Proxied:
         if reply.status < 500 and reply.status != 429:
             return
         if self._may_retry(exchange, attempt, may_retry=may_retry):
-            attempt.end(_outcome_of(reply.status))
+            attempt.end(outcome_of(reply.status))
             raise _TryAnotherError(
                 Refusal(
                     502,
@@ -236,16 +268,17 @@ class Proxied:
             body = await reply.read()
             exchange.first_byte_s = clock()
             await self._start(exchange, attempt, reply)
-            exchange.tail = body[-_TAIL_BYTES:]
+            exchange.tail = body[-TAIL_BYTES:]
             await _send(exchange, body, more=False)
             return
         async for chunk in reply.chunks():
             now_s = clock()
             if not exchange.started:
                 exchange.first_byte_s = now_s
+                attempt.first_byte(now_s)
                 await self._start(exchange, attempt, reply)
             watch.deadline_s = now_s + silence_s
-            exchange.tail = chunk if len(chunk) >= _TAIL_BYTES else exchange.tail[-_TAIL_BYTES:] + chunk
+            exchange.tail = chunk if len(chunk) >= TAIL_BYTES else exchange.tail[-TAIL_BYTES:] + chunk
             await _send(exchange, chunk, more=True)
             watch.deadline_s = clock() + silence_s  # a client that reads slowly is not the node's silence
         if not exchange.started:
@@ -254,22 +287,25 @@ class Proxied:
 
     async def _start(self, exchange: Exchange, attempt: Attempt, reply: UpstreamAnswer) -> None:
         exchange.started = True
-        headers = [item for item in reply.headers if item[0] not in _NOT_RELAYED]
-        if reply.content_length is not None:
-            headers.append((b"content-length", b"%d" % reply.content_length))
-        headers += headers_of(attempt)
+        headers = relayed(reply) + headers_of(attempt)
         await exchange.send({"type": "http.response.start", "status": reply.status, "headers": headers})
+
+    def _sent(self, exchange: Exchange, attempt: Attempt) -> tuple[str, str, RawHeaders, bytes]:
+        """What goes to the node: method, target, headers, body."""
+        headers = self._request_headers(exchange, attempt)
+        body = with_model(exchange.body, exchange.fields_model, exchange.request.model)
+        return exchange.method, exchange.target, headers, body
 
     def _request_headers(self, exchange: Exchange, attempt: Attempt) -> RawHeaders:
         """What the node sees: the client's headers without hop-by-hop ones and, where we check keys, without its key."""
-        drop = _NOT_RELAYED
+        drop = NOT_RELAYED
         node_key = self._node_keys.get(attempt.node.id)
         if self._dispatch.keys.are_required or node_key:
             drop = _NOT_RELAYED_WITH_KEYS
         listed = exchange.headers.get(b"connection")
         if listed is not None and listed not in {b"keep-alive", b"close"}:
             drop = drop | {name.strip().lower() for name in listed.split(b",")}
-        headers = [item for item in exchange.scope["headers"] if item[0] not in drop]
+        headers = [item for item in exchange.raw_headers if item[0] not in drop]
         headers.append((b"x-request-id", exchange.request.id.encode("latin-1")))
         if node_key:
             headers.append((b"authorization", b"Bearer " + node_key))
@@ -294,12 +330,20 @@ class Proxied:
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """End a request that no node has; one that ended before stays as it ended."""
-        if exchange.is_over:
-            return
+        if not exchange.is_over:
+            self._count_refused(exchange, refusal)
+            await self._tell(exchange, refusal)
+
+    def _refused(self, exchange: Exchange, refusal: Refusal) -> Reply:
+        """The same without a task: the answer instead of telling it."""
+        self._count_refused(exchange, refusal)
+        headers = refusal.headers(exchange.request_id) + closes(refusal)
+        return Reply(refusal.status, headers, refusal.body(exchange.request_id, anthropic=exchange.anthropic))
+
+    def _count_refused(self, exchange: Exchange, refusal: Refusal) -> None:
         exchange.is_over = True
         exchange.request_id = exchange.request_id or self._dispatch.fresh_id()
-        self._dispatch.refused(refusal, exchange.request_id, exchange.scope["path"], exchange.arrived_s)
-        await self._tell(exchange, refusal)
+        self._dispatch.refused(refusal, exchange.request_id, exchange.path, exchange.arrived_s)
 
     async def _tell(
         self, exchange: Exchange, refusal: Refusal, more: list[tuple[bytes, bytes]] | None = None
@@ -318,29 +362,20 @@ class Proxied:
         except TimeoutError:
             return
         except asyncio.CancelledError:
-            _accept_cancellation()
+            accept_cancellation()
 
-    def _end(self, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> None:
-        now_s = self._dispatch.clock()
+    def end(self, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> None:
+        """Say how it ended, and release the lease."""
+        now_s, arrived_s = self._dispatch.clock(), exchange.arrived_s
         first = exchange.first_byte_s
+        ttft_s = None if first is None else first - arrived_s
         attempt.times = times = Times(
-            queue_s=attempt.since_s - exchange.arrived_s,
-            total_s=now_s - exchange.arrived_s,
-            ttft_s=None if first is None else first - exchange.arrived_s,
-            prompt_tokens=_last_number(_PROMPT_TOKENS, exchange.tail),
-            output_tokens=_last_number(_OUTPUT_TOKENS, exchange.tail),
+            attempt.since_s - arrived_s, now_s - arrived_s, ttft_s, *exchange.usage()
         )
         exchange.is_over = True
         attempt.end(outcome)
         attempt.close()
         self._dispatch.ended(attempt, outcome, exchange.status, times)
-
-
-def _accept_cancellation() -> None:
-    """A cancellation by the watchdog is an answer, not the end of the task: the client is told first."""
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
 
 
 def _early(why: Interrupt) -> Refusal:
@@ -384,16 +419,16 @@ def _error_event(exchange: Exchange, refusal: Refusal) -> bytes:
     )
 
 
+def _crashed(error: Exception) -> Refusal:
+    """Only the kind and the place are logged: the text of an exception may quote the request."""
+    _log.error("request.crashed", error=type(error).__name__, place=_place(error))
+    return Refusal(500, "internal_error", "the router failed; see its log")
+
+
 def _place(error: Exception) -> str:
     """File and line of the innermost frame."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
-
-
-def _outcome_of(status: int) -> Outcome:
-    if status < 400:
-        return Outcome.OK
-    return Outcome.UPSTREAM_4XX if status < 500 else Outcome.UPSTREAM_5XX
 
 
 def _target(scope: Scope) -> str:
@@ -412,9 +447,3 @@ def _seconds(value: bytes | None) -> float:
         return float(value) if value is not None else 1.0
     except ValueError:
         return 1.0
-
-
-def _last_number(pattern: re.Pattern[bytes], tail: bytes) -> int | None:
-    """The last count in the end of an answer: engines put usage there, in JSON and in the final event."""
-    found = pattern.findall(tail)
-    return int(found[-1]) if found else None

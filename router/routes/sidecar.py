@@ -13,15 +13,16 @@ from ccr import log
 from ccr.types import Outcome
 from router.call import Scope, header_map
 from router.dispatch import Attempt, Dispatch, Times
-from router.hot import JSON_HEADERS, Headers, Reply
 from router.refusals import Refusal
 from router.routes.body import Limits, Send, answer, answer_json, read_body
-from router.watchdog import Interrupt, Receive, Watchdog
+from router.routes.direct import Door
+from router.turn import JSON_HEADERS, Headers, Reply
+from router.watchdog import Interrupt, Receive, Watchdog, accept_cancellation
 
 _log = log.get("sidecar")
 
 REMEMBERED: Final = 20_000
-"""Closed decisions remembered, so that feedback given twice is recognised."""
+"""Reported decisions remembered, so that feedback given twice is recognised."""
 LATEST_S: Final = 600.0
 """Feedback later than this is dropped and counted."""
 SLACK_S: Final = 0.050
@@ -37,7 +38,7 @@ class RouteBody(msgspec.Struct, forbid_unknown_fields=True):
     output_tokens: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
 
 
-class RouteAnswer(msgspec.Struct):
+class RouteAnswer(msgspec.Struct, gc=False):
     """What ``/route`` answers."""
 
     target: str
@@ -64,7 +65,7 @@ class FeedbackBody(msgspec.Struct, forbid_unknown_fields=True):
     output_tokens: Tokens | None = None
 
 
-class DecisionToken(msgspec.Struct, array_like=True):
+class DecisionToken(msgspec.Struct, array_like=True, gc=False):
     """What a decision token says, signed."""
 
     decision_id: str
@@ -133,12 +134,12 @@ class Sidecar:
         self._limits = limits
         self._lease_s = lease_s
         self._open: OrderedDict[str, Attempt] = OrderedDict()
-        self._closed: OrderedDict[str, Outcome] = OrderedDict()
+        self._reported: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def routed(self, raw_headers: Headers, body: bytes) -> Reply:
+    def routed(self, _door: Door | None, raw_headers: Headers, body: bytes) -> Reply:
         """Decide, lease, and the whole answer with the target; never raises."""
         arrived_s = self._dispatch.clock()
         request_id = self._dispatch.fresh_id()
@@ -159,7 +160,7 @@ class Sidecar:
             self._dispatch.refused(refusal, "", "/route", arrived_s)
             await answer(send, refusal, "")
             return
-        reply = self.routed(scope["headers"], body)
+        reply = self.routed(None, scope["headers"], body)
         headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
@@ -185,13 +186,14 @@ class Sidecar:
             now_s: the moment.
             most: to end now; each decision ends two as well, so that they do not pile up for one long turn.
         """
+        due_s = now_s - self._lease_s
         while self._open and most:
             most -= 1
-            decision_id, attempt = next(iter(self._open.items()))
-            if now_s - attempt.since_s < self._lease_s:
+            attempt = next(iter(self._open.values()))
+            if attempt.since_s > due_s:
                 return
-            del self._open[decision_id]
-            self._finish(decision_id, attempt, Outcome.EXPIRED, None)
+            self._open.popitem(last=False)
+            self._finish(attempt.request.id, attempt, Outcome.EXPIRED, None)
 
     def abort_all(self) -> int:
         """End every open decision because the process goes away; returns how many there were."""
@@ -207,12 +209,10 @@ class Sidecar:
         dispatch = self._dispatch
         tenant = dispatch.keys.tenant(headers)
         asked = _decoded(_DECODE_ROUTE, body)
-        # The headers of the request that is to be routed; the sidecar's own carry nothing but its key.
-        given = {
-            name.lower().encode("latin-1", "replace"): _latin(value) for name, value in asked.headers.items()
-        }
+        if asked.headers:  # of the request that is to be routed; the sidecar's own carry nothing but its key
+            headers = {_latin(name.lower()): _latin(value) for name, value in asked.headers.items()}
         request = dispatch.resolve(
-            given or headers,
+            headers,
             asked.model,
             tenant,
             request_id=request_id,
@@ -222,31 +222,26 @@ class Sidecar:
         self.expire(arrived_s, most=2)
         dispatch.admit(request, tenant)
         attempt = dispatch.attempt(request, tenant, arrived_s, lifetime_s=self._lease_s)
+        attempt.forget_headers()
         self._open[request_id] = attempt
-        decision = attempt.decision
-        token = DecisionToken(
-            request_id, decision.node_id, attempt.since_s, dispatch.policies.epoch, decision.propensity
-        )
+        decision, node_id = attempt.decision, attempt.decision.node_id
+        token = DecisionToken(request_id, node_id, attempt.since_s, attempt.epoch, decision.propensity)
         return RouteAnswer(
-            target=attempt.node.address,
-            node=decision.node_id,
-            request_id=request_id,
-            policy=decision.policy,
-            decision_token=self._signer.sign(token),
-            model=request.model,
-            expires_in_s=self._lease_s,
-        )
+            attempt.node.address, node_id, request_id, decision.policy, self._signer.sign(token),
+            request.model, self._lease_s,
+        )  # fmt: skip
 
     def _close(self, body: FeedbackBody, now_s: float) -> str:
         token = self._signer.read(body.decision_token)
         if token is None:
             raise Refusal(403, "bad_token", "this decision token was not signed here", param="decision_token")
-        closed_as = self._closed.get(token.decision_id)
-        if closed_as is not None:
-            return "late" if closed_as is Outcome.EXPIRED else "duplicate"
+        if token.decision_id in self._reported:
+            return "duplicate"
         attempt = self._open.get(token.decision_id)
         if attempt is None:
-            if now_s - token.at_s > LATEST_S:
+            # Of what was decided here, what is neither open nor reported has expired: that need not be remembered.
+            longest_s = self._lease_s if self._dispatch.is_own(token.decision_id) else LATEST_S
+            if now_s - token.at_s >= longest_s:
                 return "late"
             raise Refusal(
                 403, "unknown_decision", "no such decision is open in this replica", param="decision_token"
@@ -268,14 +263,16 @@ class Sidecar:
     def _finish(
         self, decision_id: str, attempt: Attempt, outcome: Outcome, body: FeedbackBody | None
     ) -> None:
-        self._closed[decision_id] = outcome
-        if len(self._closed) > REMEMBERED:
-            self._closed.popitem(last=False)
-        total_s = self._dispatch.clock() - attempt.arrived_s
-        times = Times(queue_s=attempt.since_s - attempt.arrived_s, total_s=total_s)
-        if body is not None:
+        if outcome is not Outcome.EXPIRED:
+            self._reported[decision_id] = None
+            if len(self._reported) > REMEMBERED:
+                self._reported.popitem(last=False)
+        queue_s, total_s = attempt.since_s - attempt.arrived_s, self._dispatch.clock() - attempt.arrived_s
+        if body is None:
+            times = Times(queue_s, total_s)
+        else:
             times = Times(
-                queue_s=times.queue_s,
+                queue_s=queue_s,
                 total_s=total_s if body.latency_ms is None else body.latency_ms / 1e3,
                 ttft_s=None if body.ttft_ms is None else body.ttft_ms / 1e3,
                 prompt_tokens=body.prompt_tokens,
@@ -295,7 +292,7 @@ class Sidecar:
         try:
             return headers, await read_body(headers, receive, limits.max_body_bytes)
         except asyncio.CancelledError:
-            watch.task.uncancel()
+            accept_cancellation()
             if watch.interrupt is Interrupt.TIMEOUT:
                 raise Refusal(408, "body_timeout", "the request did not arrive in time") from None
             raise Refusal(

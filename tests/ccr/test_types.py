@@ -1,7 +1,9 @@
+from dataclasses import FrozenInstanceError, fields
+
 import numpy as np
 import pytest
 
-from ccr.types import COLUMNS, Fleet, NodeSpec, Outcome
+from ccr.types import COLUMNS, Fleet, NodeSpec, Outcome, Request
 from tests.factories import a_fleet, a_live_fleet, a_node, a_request, a_spec
 
 
@@ -146,3 +148,14 @@ def test_no_outcome_is_both_the_nodes_fault_and_unknown():
 @pytest.mark.parametrize("url", ["http://n:8000", "https://n:8000/", "http://n:8000//"])
 def test_an_address_is_host_and_port(url):
     assert NodeSpec("n", url).address == "n:8000"
+
+
+def test_a_request_made_quickly_is_like_any_other():
+    given = a_request("llama@2", seq=7, tags="eu", session="s", prompt_tokens=3)
+
+    quick = Request.quick(*(getattr(given, field.name) for field in fields(Request)))
+
+    assert quick == given
+    assert type(quick) is Request
+    with pytest.raises(FrozenInstanceError):
+        quick.model = "another"

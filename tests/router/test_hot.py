@@ -4,7 +4,11 @@ import asyncio
 import json
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from router.hot import InstantRoutes, hot_protocol
+from router.turn import JSON_HEADERS, Reply
 from tests.router.fake_node import FakeNode
 from tests.router.harness import running_router, until
 from tests.router.wire import post, raw, status_of
@@ -125,3 +129,26 @@ async def test_with_a_list_of_hosts_nothing_passes_the_door():
         head, _ = await raw(router.port, route())
 
         assert status_of(head) == 400
+
+
+async def test_a_connection_that_rests_for_long_is_closed_and_one_that_works_is_not():
+    loop = asyncio.get_running_loop()
+    routes = InstantRoutes({b"/x": lambda *_: Reply(200, JSON_HEADERS, b"{}")}, 100, 5.0, lambda *_: None)
+    config = uvicorn.Config(lambda: None, timeout_keep_alive=0.2, lifespan="off", log_config=None)
+    protocol = hot_protocol(routes, loop)
+    server = await loop.create_server(lambda: protocol(config, ServerState(), {}), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    began_s = loop.time()
+
+    async with asyncio.timeout(5.0):
+        while loop.time() - began_s < 0.3:
+            writer.write(post(path=b"/x"))
+            assert (await reader.readuntil(b"{}")).startswith(b"HTTP/1.1 200")
+        last_s = loop.time()
+        assert await reader.read() == b""
+    rested_s = loop.time() - last_s
+
+    assert rested_s >= 0.15
+    writer.close()
+    server.close()
+    await server.wait_closed()
