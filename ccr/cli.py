@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "policy": ("router.cli:policy", "Show, switch or reload the policy of a running router."),
     "config": ("router.cli:config", "Check a config file, or show what is in force."),
     "key": ("router.cli:key", "Make API keys."),
+    "traces record": ("router.recording.cli:record", "Record what a running router does."),
     "traces import": ("envs.traces.cli:import_", "Turn a public trace, or a router's recording, into ours."),
     "traces synth": ("envs.traces.cli:synth", "Draw a bursty workload of many models."),
     "traces describe": ("envs.traces.cli:describe", "Statistics and a picture of a trace."),

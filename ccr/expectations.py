@@ -102,10 +102,16 @@ class Expectations:
         books.leave(self.book, placed, has_first_token, now_s)
 
     def learn(
-        self, placed: Placed, ttft_s: float, total_s: float, output_tokens: float, now_s: float
+        self, placed: Placed, ttft_s: float | None, total_s: float, output_tokens: float, now_s: float
     ) -> None:
-        """A placed request was answered in full; after :meth:`leave`."""
-        books.learn(self.book, placed, ttft_s, total_s, output_tokens, now_s, self.observed)
+        """A placed request was answered in full; after :meth:`leave`.
+
+        Of an answer that came whole only lengths and throughput are learned: when its first token was made is not known.
+        """
+        if ttft_s is None:
+            books.learn(self.book, placed, total_s, total_s, output_tokens, now_s, False)
+        else:
+            books.learn(self.book, placed, ttft_s, total_s, output_tokens, now_s, self.observed)
 
     def report(self, node: int, resident: Collection[str], in_host: Collection[str] = ()) -> None:
         """Telemetry told which weights are where."""
@@ -190,13 +196,17 @@ class Expectations:
 _PRICES: Final = frozenset({books.BUDGET_GIB, books.OVERHEAD_S, books.BANDWIDTH})
 
 
-def look_of(request: Request, fleet: Fleet) -> Look:
+def look_of(request: Request, fleet: Fleet, *, observed: bool = False) -> Look:
     """The request on every node of a fleet; remembered there for the decision's record.
 
     A live fleet answers from its ledger's book. A fleet that has none, such as one put together by hand, is taken to
     have in flight what it says it has: each like this request, or of another model where this one is not loaded.
     """
-    look = fleet.looker(request, fleet.columns, fleet.now_s) if fleet.looker else _guess(request, fleet)
+    look = (
+        fleet.looker(request, fleet.columns, fleet.now_s, observed)
+        if fleet.looker
+        else _guess(request, fleet)
+    )
     fleet.looked = look
     return look
 

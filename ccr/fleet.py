@@ -192,12 +192,12 @@ class LiveFleet:
         self,
         state: NodeState,
         placed: Placed,
-        ttft_s: float,
+        ttft_s: float | None,
         total_s: float,
         output_tokens: int,
         now_s: float,
     ) -> None:
-        """A placed request, which is over, was answered in full; times from its dispatch."""
+        """A placed request, which is over, was answered in full; times from its dispatch, ``None`` if it was not streamed."""
         if self.expected is not None and state.index >= 0:
             here = placed._replace(node=state.index)
             self.expected.learn(here, ttft_s, total_s, float(output_tokens), now_s)
@@ -395,8 +395,9 @@ class LiveFleet:
         self._rebuild([fresh if state is old else state for state in self.states], now_s)
         return fresh
 
-    def _look(self, request: Request, columns: Column, now_s: float) -> Look:
+    def _look(self, request: Request, columns: Column, now_s: float, observed: bool = False) -> Look:
         expected = self.expected or self.expect(now_s)
+        expected.observed |= observed
         return expected.look(request, columns, now_s)
 
     def _tell_of(self, expected: Expectations, state: NodeState, now_s: float) -> None:

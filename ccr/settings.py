@@ -353,6 +353,32 @@ class TraceSettings(Section):
     keep: int = Field(1000, ge=0, description="Decisions kept in memory.")
 
 
+class RecordSettings(Section):
+    """Traces written to disk (docs/recording.md): off without a directory; `ccr traces record` starts one at any time."""
+
+    directory: Path | None = Field(
+        None, description="Where to write from the start on; a directory of its own for each router."
+    )
+    max_bytes: int = Field(
+        2**30,
+        gt=0,
+        description="Disk all recordings in a directory may take; the oldest segments give way. 4 to 500 segments.",
+    )
+    segment_bytes: int = Field(64 * 2**20, ge=2**20, description="Size at which a file is closed.")
+    kinds: tuple[Literal["requests", "telemetry", "loads"], ...] = Field(
+        ("requests", "telemetry", "loads"), min_length=1, description="What to write."
+    )
+
+    @model_validator(mode="after")
+    def _segments_fit(self) -> Self:
+        if not 4 * self.segment_bytes <= self.max_bytes <= 500 * self.segment_bytes:
+            raise ValueError(
+                f"max_bytes must hold 4 to 500 segments; with segment_bytes {self.segment_bytes} that is "
+                f"{4 * self.segment_bytes} to {500 * self.segment_bytes}"
+            )
+        return self
+
+
 class Settings(BaseSettings):
     """The whole config."""
 
@@ -378,6 +404,7 @@ class Settings(BaseSettings):
     )
     log: LogSettings = LogSettings()
     trace: TraceSettings = TraceSettings()
+    record: RecordSettings = RecordSettings()
 
     @classmethod
     def settings_customise_sources(

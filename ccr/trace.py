@@ -123,4 +123,4 @@ def _looker(record: TraceRecord) -> Looker | None:
     if not record.look:
         return None
     load, pairs, asked = (np.array(record.look[name]) for name in ("load", "pairs", "asked"))
-    return lambda request, columns, now_s: Look(columns, load, pairs, asked[0])  # noqa: ARG005 - it has been looked
+    return lambda request, columns, now_s, observed: Look(columns, load, pairs, asked[0])  # noqa: ARG005 - it has been looked

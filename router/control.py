@@ -2,7 +2,8 @@
 
 import hmac
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
@@ -18,6 +19,8 @@ from ccr.version import __version__
 from router.dispatch import Dispatch
 from router.exposition import CONTENT_TYPE, Exposition
 from router.policies import Swap
+from router.recording.recordings import BusyError, Plan, Recordings
+from router.recording.writer import RecordingError
 from router.refusals import Refusal
 from router.routes.sidecar import FeedbackBody, RouteAnswer, RouteBody
 
@@ -49,6 +52,14 @@ class DrainBody(Strict):
     draining: bool = True
 
 
+class RecordBody(Strict):
+    """A recording that is wanted: an absolute path on the router's machine, and for how long."""
+
+    directory: str = Field(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$")
+    length_s: float | None = Field(None, gt=0.0, allow_inf_nan=False)
+    kinds: list[Literal["requests", "telemetry", "loads"]] | None = Field(None, min_length=1)
+
+
 class Control:
     """What both applications look at.
 
@@ -57,6 +68,7 @@ class Control:
         exposition: the metrics page.
         settings: as in force.
         is_ready: what ``/readyz`` says.
+        recordings: of traces.
     """
 
     def __init__(
@@ -65,11 +77,20 @@ class Control:
         exposition: Exposition,
         settings: Settings,
         is_ready: Callable[[], tuple[bool, str]],
+        recordings: Recordings,
     ) -> None:
         self.dispatch = dispatch
         self.exposition = exposition
         self.settings = settings
         self.is_ready = is_ready
+        self.recordings = recordings
+
+    def plan(self, body: RecordBody) -> Plan:
+        """A recording as an operator wants it, within what the config allows."""
+        record = self.settings.record
+        if body.kinds:
+            record = record.model_copy(update={"kinds": tuple(dict.fromkeys(body.kinds))})
+        return Plan.of(record, Path(body.directory), body.length_s)
 
     def status(self) -> dict[str, Any]:
         """The router and its nodes, for people and programs."""
@@ -238,6 +259,25 @@ def admin_app(control: Control, token: str) -> FastAPI:
             )
         return msgspec.to_builtins(record)
 
+    @routes.get("/record", summary="The recording under way, or the last one.")
+    async def recording() -> dict[str, Any]:
+        return control.recordings.status()
+
+    @routes.post("/record", summary="Begin to write traces.")
+    async def record(body: RecordBody) -> dict[str, Any]:
+        try:
+            await control.recordings.start(control.plan(body))
+        except BusyError as error:
+            raise HTTPException(409, str(error)) from None
+        except RecordingError as error:
+            raise HTTPException(422, str(error)) from None
+        return control.recordings.status()
+
+    @routes.post("/record/stop", summary="End the recording under way.")
+    async def stop_recording() -> dict[str, Any]:
+        await control.recordings.stop()
+        return control.recordings.status()
+
     app.include_router(routes)
     app.add_api_route("/metrics", _metrics(control), summary="Prometheus metrics.", tags=["health"])
     return app
@@ -277,9 +317,8 @@ async def _bad_body(_: Request, error: Exception) -> Response:
 async def _http_error(_: Request, error: Exception) -> Response:
     """Every error of FastAPI in the one documented shape."""
     assert isinstance(error, StarletteHTTPException)  # noqa: S101 - registered for that class
-    code = {401: "unauthorised", 404: "not_found", 405: "method_not_allowed", 422: "refused"}.get(
-        error.status_code, "error"
-    )
+    codes = {401: "unauthorised", 404: "not_found", 405: "method_not_allowed", 409: "busy", 422: "refused"}
+    code = codes.get(error.status_code, "error")
     refusal = Refusal(error.status_code, code, str(error.detail))
     return Response(
         refusal.body(), error.status_code, dict(error.headers or {}), media_type="application/json"

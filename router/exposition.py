@@ -1,7 +1,7 @@
 """The metrics: one function each, in one table; computed from what the router counts when somebody asks."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from ccr.types import Fleet
 from ccr.version import __version__
 from router.dispatch import Dispatch
+from router.recording.recorder import Counts
 from router.stats import ByModel, Histogram
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -31,6 +32,7 @@ class View:
     fleet: Fleet
     now_s: float
     is_ready: bool
+    recorded: Counts = field(default_factory=Counts)
 
 
 Function = Callable[[View], Metric]
@@ -269,6 +271,37 @@ def panic(view: View) -> Metric:
     return GaugeMetricFamily("ccr_panic", panic.__doc__ or "", value=float(view.dispatch.fleet.panic))
 
 
+def record_rows_total(view: View) -> Metric:
+    """Rows of recorded traces that were written."""
+    return _counter("ccr_record_rows", record_rows_total, "kind", view.recorded.rows.items())
+
+
+def record_dropped_total(view: View) -> Metric:
+    """Rows that a recording left out; alarm when `queue_full` or `failed` grows."""
+    return _counter("ccr_record_dropped", record_dropped_total, "reason", view.recorded.dropped.items())
+
+
+def record_bytes(view: View) -> Metric:
+    """Disk the recordings take in the directory last recorded into."""
+    return GaugeMetricFamily("ccr_record_bytes", record_bytes.__doc__ or "", value=float(view.recorded.bytes))
+
+
+def record_segments_deleted_total(view: View) -> Metric:
+    """Oldest files of recordings that gave way to `record.max_bytes`."""
+    return CounterMetricFamily(
+        "ccr_record_segments_deleted",
+        record_segments_deleted_total.__doc__ or "",
+        value=view.recorded.deleted,
+    )
+
+
+def record_failures_total(view: View) -> Metric:
+    """Recordings that ended, or did not begin, because the disk refused them."""
+    return CounterMetricFamily(
+        "ccr_record_failures", record_failures_total.__doc__ or "", value=view.recorded.failures
+    )
+
+
 def ready(view: View) -> Metric:
     """1 while /readyz says yes."""
     return GaugeMetricFamily("ccr_ready", ready.__doc__ or "", value=float(view.is_ready))
@@ -288,7 +321,9 @@ METRICS: Final[tuple[Function, ...]] = (
     feedback_total, batched_requests_total,
     inflight_requests, node_qps, node_available, node_latency_seconds, node_queue, node_kv_used,
     node_memory_total, node_memory_used, gpu_memory_used, model_load_time,
-    telemetry_age_seconds, telemetry_errors_total, ejections_total, panic, ready, build_info,
+    telemetry_age_seconds, telemetry_errors_total, ejections_total, panic,
+    record_rows_total, record_dropped_total, record_bytes, record_segments_deleted_total, record_failures_total,
+    ready, build_info,
 )  # fmt: skip
 
 

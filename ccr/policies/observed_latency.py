@@ -25,7 +25,7 @@ class LatencyCurve:
 
     def scores(self, request: Request, fleet: Fleet) -> Scores:
         """Minus the seconds, shape ``(len(fleet),)``."""
-        return lowest_curve(look_of(request, fleet), np.array([self.load]))
+        return lowest_curve(look_of(request, fleet, observed=True), np.array([self.load]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +45,4 @@ class LatencyPredictor:
 
     def scores(self, request: Request, fleet: Fleet) -> Scores:
         """Minus the predicted seconds, shape ``(len(fleet),)``."""
-        return lowest_prediction(look_of(request, fleet), np.array([self.load, self.token]))
+        return lowest_prediction(look_of(request, fleet, observed=True), np.array([self.load, self.token]))

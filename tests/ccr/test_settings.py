@@ -325,3 +325,11 @@ def test_the_keys_of_every_section_are_listed():
         "models.NAME.versions.NAME.weight", "keys[].hash",
     } <= set(keys)  # fmt: skip
     assert not any(key.endswith("_s") for key in keys)
+
+
+@pytest.mark.parametrize("max_bytes", [3 * 2**20, 501 * 2**20])
+def test_a_recording_holds_4_to_500_segments(max_bytes):
+    text = f"record: {{segment_bytes: {2**20}, max_bytes: {max_bytes}}}"
+
+    with pytest.raises(ConfigError, match="max_bytes must hold 4 to 500 segments"):
+        parse(text.encode(), "c")
