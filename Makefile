@@ -27,6 +27,7 @@ run: setup ## the main job: four emulated GPU nodes, the router, a load, a compa
 	@$(BIN)/ccr demo
 
 test: setup ## all tests
+	@$(BIN)/python -m envs.ahead
 	@$(BIN)/python -m pytest -n 2
 
 prove: setup ## the slow proofs (minutes each)

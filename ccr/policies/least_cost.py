@@ -28,14 +28,14 @@ class LeastCost:
         cold: for a node without the weights, in seconds.
     """
 
-    load: float = 1.0
-    backlog: float = 1.0
-    prefill: float = 1.0
-    decode: float = 1.0
-    kv: float = 1.0
-    inflicted: float = 1.0
-    evicted: float = 1.0
-    cold: float = 0.0
+    load: float = 9.42
+    backlog: float = 1.8
+    prefill: float = 3.12
+    decode: float = 1.09
+    kv: float = 1.16
+    inflicted: float = 2.56
+    evicted: float = 0.425
+    cold: float = 12.6
     name: str = "least_cost"
     picker: Picker = GREEDY
 

@@ -1,6 +1,7 @@
 """The seam to the simulator: what comparing and tuning need of it, by name; everything else here knows only this."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -66,6 +67,7 @@ def simulator() -> Engine:
         CCRError: if its packages are not installed.
     """
     scenarios = _module("envs.scenarios")
+    _module("envs.ahead").compile_ahead(sys.stderr)
     return Engine(
         run=run,
         scenarios={name: scenario.about for name, scenario in scenarios.SCENARIOS.items()},
