@@ -21,7 +21,9 @@ pytestmark = pytest.mark.timeout(600)
 
 BUSY = plain("busy", "Small, crowded, bursty.", nodes=3, rate=1.6, duration_s=40.0, models=MODELS[:5])
 TROUBLED = replace(
-    plain("troubled", "Everything the kernel knows.", nodes=4, rate=1.2, duration_s=40.0, cards=("A10", "L4")),
+    plain(
+        "troubled", "Everything the kernel knows.", nodes=4, rate=1.2, duration_s=40.0, cards=("A10", "L4")
+    ),
     replicas=3,
     keep_evicted=True,
     eviction="popularity",

@@ -1,0 +1,208 @@
+"""Fleets and days drawn at random, so that no policy is tuned to one engine, one load, or one number of routers.
+
+The ranges are those the learner was studied with; what a policy is compared on (:mod:`envs.scenarios`) is not drawn here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from ccr.prices import NodePrices
+from ccr.timing import GPUS, LOAD_SOURCES, PRESETS, EnginePreset, LoadSource
+from envs.node import NodeSettings
+from envs.scenario import NodePlan, Scenario, Trouble
+from envs.scenarios import MODELS, plain
+from envs.traces.synth import CLASSES, Lengths, Workload
+
+REPLICAS: Final = (1, 4, 8)
+_BANDWIDTH: Final = 0.15
+_PER_SEQUENCE_S: Final = (0.05e-3, 0.25e-3)
+_OVERHEAD_S: Final = (0.0, 0.1)
+_LOAD_RATE: Final = 0.5
+_DELAY_S: Final = (0.1, 1.0)
+_PERIOD_S: Final = (0.2, 1.0)
+_HIDDEN_SPEED: Final = (1 / 2.2, 1 / 0.8)
+"""Steps take 0.8 to 2.2 times as long as the routers believe."""
+_CARDS: Final = (("A10",), ("A10",), ("A10", "A10", "L4"), ("A10", "A10", "A10", "A100-80G"))
+
+
+class Regime(NamedTuple):
+    """A level of load.
+
+    Args:
+        weight: how often it is drawn, relative to the others.
+        rate: least and most requests per second and node.
+        is_prefill_heavy: whether prompts are long and answers short.
+    """
+
+    weight: float
+    rate: tuple[float, float]
+    is_prefill_heavy: bool = False
+
+
+#: An A10 that keeps its models serves about 1.8 requests per second of the default mix, and 0.9 with long prompts.
+REGIMES: Mapping[str, Regime] = MappingProxyType(
+    {
+        "low": Regime(1.0, (0.4, 0.9)),
+        "medium": Regime(2.0, (0.9, 1.4)),
+        "high": Regime(2.0, (1.4, 1.9)),
+        "overload": Regime(1.0, (2.0, 3.2)),
+        "saturated": Regime(1.0, (3.5, 4.5)),
+        "prefill-heavy": Regime(1.0, (0.4, 1.1), is_prefill_heavy=True),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VariedNode(NodePlan):
+    """A node whose engine and loads are not those of a table.
+
+    Args:
+        engine: its engine; replaces ``preset``.
+        loads: where its weights come from; replaces ``source``.
+    """
+
+    engine: EnginePreset = field(default_factory=lambda: PRESETS["graph"])
+    loads: LoadSource = field(default_factory=lambda: LOAD_SOURCES["engine_swap"])
+
+    def settings(self, *, keep_evicted: bool) -> NodeSettings:
+        """For the node itself."""
+        return NodeSettings(
+            gpu=GPUS[self.gpu],
+            preset=self.engine,
+            source=self.loads,
+            overhead_s=self.overhead_s,
+            bw_scale=self.bw_scale,
+            keep_evicted=keep_evicted,
+        )
+
+    def prices(self) -> NodePrices:
+        """For the routers; of a hidden node they know the card and nothing else."""
+        if self.is_hidden:
+            return NodePrices(GPUS[self.gpu])
+        return NodePrices(GPUS[self.gpu], self.engine, self.loads, self.overhead_s, self.bw_scale)
+
+
+def randomised(seed: int, *, nodes: tuple[int, int] = (4, 16), duration_s: float = 120.0) -> Scenario:
+    """A fleet, its load and its constants; equal for equal arguments.
+
+    Args:
+        seed: of the scenario; that of its episodes is another.
+        nodes: least and most nodes.
+        duration_s: of the traffic.
+    """
+    rng = _rng(seed, 0xDA1)
+    name = str(rng.choice(list(REGIMES), p=_weights()))
+    count = int(rng.integers(nodes[0], nodes[1] + 1))
+    models = tuple(str(model) for model in rng.permutation(MODELS)[: rng.integers(3, len(MODELS) + 1)])
+    scenario = plain(
+        f"random-{name}-{seed}",
+        f"Drawn at random: {name}.",
+        nodes=count,
+        rate=float(rng.uniform(*REGIMES[name].rate)),
+        models=models,
+        cards=_CARDS[rng.integers(len(_CARDS))],
+        workload=_workload(rng, REGIMES[name]),
+        duration_s=duration_s,
+    )
+    scenario = replace(scenario, warmup_s=0.0, troubles=_troubles(rng, count, duration_s))
+    return varied(scenario, seed)
+
+
+def varied(scenario: Scenario, seed: int) -> Scenario:
+    """The same day with other constants: engines, loads, overheads, speeds, readings, and number of routers.
+
+    Args:
+        scenario: its traffic, models, cards and troubles are kept.
+        seed: equal for equal seeds.
+    """
+    rng = _rng(seed, 0xC057)
+    is_hidden = bool(rng.random() < 0.3)
+    engine = _engine(rng)
+    source = LOAD_SOURCES[str(rng.choice(["engine_swap", "engine_swap", "disk_safetensors", "disk_fast"]))]
+    loads = replace(source, bytes_per_s=source.bytes_per_s * rng.uniform(1 - _LOAD_RATE, 1 + _LOAD_RATE))
+    return replace(
+        scenario,
+        nodes=tuple(_vary(node, rng, engine, loads, is_hidden=is_hidden) for node in scenario.nodes),
+        replicas=int(rng.choice(REPLICAS)),
+        telemetry_period_s=float(rng.uniform(*_PERIOD_S)),
+        telemetry_delay_s=float(rng.uniform(*_DELAY_S)),
+        keep_evicted=bool(rng.random() < 0.3),
+        eviction="popularity" if rng.random() < 0.3 else "lru",
+        load_noise=float(rng.uniform(0.05, 0.3)),
+    )
+
+
+def _vary(
+    node: NodePlan, rng: np.random.Generator, engine: EnginePreset, loads: LoadSource, *, is_hidden: bool
+) -> VariedNode:
+    speeds = _HIDDEN_SPEED if is_hidden else (1 - _BANDWIDTH, 1 + _BANDWIDTH)
+    return VariedNode(
+        id=node.id,
+        gpu=node.gpu,
+        source=loads.name,
+        overhead_s=float(rng.uniform(*_OVERHEAD_S)),
+        bw_scale=float(rng.uniform(*speeds)),
+        is_hidden=is_hidden,
+        warm=node.warm,
+        engine=engine,
+        loads=loads,
+    )
+
+
+def _engine(rng: np.random.Generator) -> EnginePreset:
+    graph = PRESETS["graph"]
+    faster = rng.uniform(1 - _BANDWIDTH, 1 + _BANDWIDTH)
+    return replace(
+        graph,
+        prefill_bandwidth=graph.prefill_bandwidth * faster,
+        decode_bandwidth=graph.decode_bandwidth * faster,
+        kv_bandwidth=graph.kv_bandwidth * faster,
+        per_sequence_s=float(rng.uniform(*_PER_SEQUENCE_S)),
+    )
+
+
+def _workload(rng: np.random.Generator, regime: Regime) -> Workload:
+    drawn = Workload(
+        zipf=float(rng.uniform(0.4, 1.4)),
+        cv=float(rng.uniform(1.0, 3.0)),
+        drift=float(rng.uniform(0.0, 0.8)),
+        drift_s=float(rng.uniform(20.0, 60.0)),
+        burst_factor=float(rng.choice([1.0, 1.0, 3.0, 5.0])),
+        burst_s=float(rng.uniform(8.0, 20.0)),
+        release_every_s=float(rng.choice([0.0, 0.0, 0.0, rng.uniform(30.0, 80.0)])),
+        release_ramp_s=float(rng.uniform(10.0, 40.0)),
+    )
+    return replace(drawn, classes=_long_prompts(rng)) if regime.is_prefill_heavy else drawn
+
+
+def _long_prompts(rng: np.random.Generator) -> dict[str, Lengths]:
+    prompt, output = float(rng.uniform(1400.0, 2400.0)), float(rng.uniform(20.0, 50.0))
+    return {
+        name: replace(lengths, prompt_median=prompt, prompt_sigma=0.4, output_median=output, turns=1.0)
+        for name, lengths in CLASSES.items()
+    }
+
+
+def _troubles(rng: np.random.Generator, nodes: int, duration_s: float) -> tuple[Trouble, ...]:
+    """In one day of seven a straggler, in another a node whose telemetry stands still."""
+    drawn, kind = int(rng.integers(nodes)), rng.random()
+    from_s = float(rng.uniform(0.1, 0.5)) * duration_s
+    until_s = from_s + float(rng.uniform(0.2, 0.4)) * duration_s
+    if kind < 1 / 7:
+        return (Trouble("slow", drawn, from_s, until_s, float(rng.uniform(2.0, 5.0))),)
+    if kind < 2 / 7:
+        return (Trouble("freeze", drawn, from_s, until_s),)
+    return ()
+
+
+def _weights() -> list[float]:
+    total = sum(regime.weight for regime in REGIMES.values())
+    return [regime.weight / total for regime in REGIMES.values()]
+
+
+def _rng(seed: int, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed, stream]))
