@@ -286,8 +286,9 @@ async def test_an_open_loop_sees_the_stall_that_a_closed_loop_omits():
     async with a_client(stalling(after=10, stall_s=0.3)) as client:
         await closed_loop(client, [repeat(SHOT)], tally_for("closed"), think_s=0.01)
 
-    assert sum(latency > 0.1 for latency in latencies["closed"]) == 1
-    assert 15 <= sum(latency > 0.1 for latency in latencies["open"]) <= 30
+    late = {name: sum(latency > 0.1 for latency in seen) for name, seen in latencies.items()}
+    assert late["open"] >= 15
+    assert 1 <= late["closed"] <= late["open"] / 5  # a machine that stalls by itself may add to both
 
 
 async def test_waiting_for_a_slot_is_latency():
