@@ -1,7 +1,6 @@
 """When a policy may do something else than send a request to a node at once: refuse it, or hold it for a moment.
 
-Both are harmful mistakes below saturation (LEARNING: 1.00-1.13 times the cost), so both are masked until the fleet's
-state asks for them.
+Both are harmful mistakes below saturation, so both are masked until the fleet's state asks for them.
 """
 
 from typing import Final

@@ -227,9 +227,13 @@ def _round_with(book: Book, placed: Placed) -> float:
 
 def asked_for(book: Book, model: int) -> None:
     """Count an arrival for the model's share of the traffic."""
-    kept = 1.0 - 1.0 / _SHARE_MEMORY
-    book.share[:] = book.share * kept
-    book.share[model] += 1.0 / _SHARE_MEMORY
+    count_arrival(book.share, model)
+
+
+def count_arrival(share: Floats, model: int) -> None:
+    """Let the shares of the recent requests, shape ``(M,)``, take in one for the model."""
+    share[:] = share * (1.0 - 1.0 / _SHARE_MEMORY)
+    share[model] += 1.0 / _SHARE_MEMORY
 
 
 def place(

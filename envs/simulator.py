@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from ccr.batching import Batch, BatchingWindow, FixedHint
+from ccr.book import count_arrival
 from ccr.engine import Engine
 from ccr.errors import ConfigError, NoEligibleNodeError
 from ccr.fleet import LiveFleet
@@ -317,8 +318,7 @@ class Simulator:
 
     def _arrive(self, j: int, now_s: float) -> None:
         replica = self.replicas[j % len(self.replicas)]
-        self._share *= 1.0 - 1.0 / 300.0
-        self._share[self.arrivals.model[j]] += 1.0 / 300.0
+        count_arrival(self._share, int(self.arrivals.model[j]))
         request = self._request(j, replica)
         replica.seq += 1
         batch = replica.window.arrive(request, now_s) if self.scenario.batch_wait_s else None

@@ -7,7 +7,6 @@ a node, :func:`act` gives it one; :func:`run` does both with a built-in policy u
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numba.core import types
 from numba.experimental import structref
 from numpy.typing import NDArray
 
@@ -39,6 +38,7 @@ from envs.kernel.refs import (
     JobsRef,
     NamesRef,
     NodesRef,
+    Reference,
     RouterRef,
     behind_pointer,
 )
@@ -199,12 +199,8 @@ class Sim(NamedTuple):
 
 
 @structref.register
-class SimType(types.StructRef):
+class SimType(Reference):
     """Type of :class:`SimRef`."""
-
-    def preprocess_fields(self, fields: Any) -> Any:
-        """Fields hold any value of their type, not one literal."""
-        return tuple((name, types.unliteral(kind)) for name, kind in fields)
 
 
 class SimRef(structref.StructRefProxy):
@@ -678,8 +674,7 @@ def _tell_popularity(sim: Sim, at_s: float) -> None:
 def arrive(sim: Sim, j: int) -> int:
     """Count an arrival; returns its replica, whose columns are up to date then."""
     r = j % len(sim.routers.seq)
-    sim.share[:] = sim.share * (1.0 - 1.0 / 300.0)
-    sim.share[sim.jobs.model[j]] += 1.0 / 300.0
+    books.count_arrival(sim.share, int(sim.jobs.model[j]))
     bring_up_to(router_of(sim, r), sim.clock[NOW_S])
     return r
 

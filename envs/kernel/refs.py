@@ -15,7 +15,7 @@ from envs.kernel.routers import Names, Router
 from envs.kernel.state import Events, Jobs, Nodes
 
 
-class _Reference(types.StructRef):
+class Reference(types.StructRef):
     """A pointer to fields whose types are those of the arrays put there."""
 
     def preprocess_fields(self, fields: Any) -> Any:
@@ -24,32 +24,32 @@ class _Reference(types.StructRef):
 
 
 @structref.register
-class NodesType(_Reference):
+class NodesType(Reference):
     """Type of :class:`NodesRef`."""
 
 
 @structref.register
-class JobsType(_Reference):
+class JobsType(Reference):
     """Type of :class:`JobsRef`."""
 
 
 @structref.register
-class EventsType(_Reference):
+class EventsType(Reference):
     """Type of :class:`EventsRef`."""
 
 
 @structref.register
-class NamesType(_Reference):
+class NamesType(Reference):
     """Type of :class:`NamesRef`."""
 
 
 @structref.register
-class RouterType(_Reference):
+class RouterType(Reference):
     """Type of :class:`RouterRef`."""
 
 
 @structref.register
-class BookType(_Reference):
+class BookType(Reference):
     """Type of :class:`BookRef`."""
 
 
