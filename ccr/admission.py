@@ -21,6 +21,12 @@ def may_reject(look: Look) -> bool:
     return bool((look.pairs[BACKLOG_S] + look.pairs[KV_WAIT_S]).mean() > SATURATED_S)
 
 
+def retry_after_s(look: Look) -> float:
+    """When a refused client may try again: the mean backlog above saturation, at least a second."""
+    waits_s = look.pairs[BACKLOG_S] + look.pairs[KV_WAIT_S]
+    return max(float(waits_s.mean()) - SATURATED_S, 1.0)
+
+
 def may_hold(look: Look, mask: Mask, held_s: float) -> bool:
     """Whether every node that may take the request would have to load its weights, and it has not been held too long.
 

@@ -47,6 +47,35 @@ class NoEligibleNodeError(CCRError):
         )
 
 
+class SaturatedError(CCRError):
+    """The policy refuses the request: the fleet is saturated, and serving it would cost others more than it is worth.
+
+    Args:
+        model: the resolved model id.
+        retry_after_s: when the backlog may be gone.
+    """
+
+    def __init__(self, model: str, retry_after_s: float) -> None:
+        self.model = model
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"the fleet is saturated: model {model!r} would be answered too late; "
+            f"try again in {retry_after_s:.0f} s, or add nodes"
+        )
+
+
+class HeldError(CCRError):
+    """The policy would rather decide in a moment: every node that may take the request would have to load its model.
+
+    Args:
+        hold_s: how long to wait before asking again.
+    """
+
+    def __init__(self, hold_s: float) -> None:
+        self.hold_s = hold_s
+        super().__init__(f"held for {hold_s:g} s")
+
+
 class PolicyError(CCRError):
     """A policy gave scores that cannot be used, or raised; the decision falls back."""
 

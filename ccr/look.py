@@ -94,6 +94,7 @@ SHARE: Final = 3
 COPIES: Final = 4
 FLEET_BUSY: Final = 5
 COVERAGE: Final = 6
+IDEAL_S: Final = 7
 
 #: Entry -> what it holds.
 ASKED: Final = (
@@ -104,6 +105,7 @@ ASKED: Final = (
     "share of nodes with the weights",
     "mean requests per node",
     "share of the traffic that this ledger sees: 1 over the number of routers",
+    "seconds it would take alone on the fastest of the nodes, with the weights there",
 )
 
 # The rows of the fleet's columns that are read here (`ccr.types.COLUMNS`; a test holds them equal).
@@ -257,6 +259,10 @@ def look_at(
     asked[COPIES] = resident.sum() / n
     asked[FLEET_BUSY] = busy.sum() / n
     asked[COVERAGE] = coverage
+    alone_s = prefill_s + output_tokens * (
+        costs[DECODE_FIXED_S, model] + sequence_s + costs[DECODE_CONTEXT_S, model] * held
+    )
+    asked[IDEAL_S] = alone_s.min()
     return Look(columns, load, pairs, asked)
 
 

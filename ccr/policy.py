@@ -21,6 +21,9 @@ class Policy(Protocol):
     def scores(self, request: Request, fleet: Fleet) -> Scores:
         """One score per node, higher preferred, shape ``(len(fleet),)``; ``-inf`` means never.
 
+        A policy that may also refuse or hold a request gives two more, in this order; the engine heeds them where
+        :mod:`ccr.admission` allows it.
+
         Raises:
             PolicyError: if no usable scores can be given.
         """

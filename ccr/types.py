@@ -210,7 +210,7 @@ class Fleet:
 
     __slots__ = (
         "_capable_masks", "_id_hashes", "_loaded_masks", "_nodes", "_serving_masks", "_tag_masks", "available", "columns",
-        "gpu_free_gib", "gpu_total_gib", "inflight", "kv_used", "latency_s", "loaded", "looked", "looker", "now_s", "qps",
+        "gpu_free_gib", "gpu_total_gib", "inflight", "kv_used", "latency_s", "loaded", "looked", "may", "looker", "now_s", "qps",
         "ramp", "room_gib", "running", "specs", "telemetry_age_s", "waiting", "why_unavailable",
     )  # fmt: skip
 
@@ -238,6 +238,7 @@ class Fleet:
     ) -> None:
         self.looker = looker
         self.looked: Look | None = None
+        self.may: Mask | None = None
         self.specs = tuple(specs)
         self.columns = _read_only(columns)
         self.available = _read_only(available)

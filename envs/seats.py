@@ -8,15 +8,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccr.errors import ConfigError
-from ccr.features import FEATURES, REQUEST_FEATURES
+from ccr.policies.least_cost import LeastCost
+from ccr.policies.network import EXTRA
+from ccr.policy import Policy
 from envs.episode import Episode
 from envs.kernel import stepping
-from envs.kernel.episode import Sim, episode_of, make_sim
+from envs.kernel.choice import Chooser, chooser_of
+from envs.kernel.episode import Sim, episode_of
 from envs.kernel.stepping import Play
 from envs.scenario import Arrivals, Scenario
 
-EXTRA_ACTIONS: Final = 2
+EXTRA_ACTIONS: Final = EXTRA
 """Besides the nodes: refuse, then hold."""
+
+
+def by_policy(policy: Policy) -> Chooser:
+    """A built-in policy as compiled code takes it.
+
+    Raises:
+        ConfigError: if only the reference can run it.
+    """
+    found = chooser_of(policy)
+    if found is None:
+        raise ConfigError(
+            f"policy {policy.name!r} is not compiled; take a built-in one, drawn greedily or best of two"
+        )
+    return found
+
+
+_LEAST_COST: Final = by_policy(LeastCost())
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +76,7 @@ class Seats:
     Args:
         count: episodes side by side.
         max_nodes: rows of the observation; no fleet may have more nodes.
+        by: what decides where :data:`envs.kernel.stepping.POLICY` is given for an action; by default least cost.
 
     Attributes:
         nodes: features of the next decision of each, shape ``(count, max_nodes, F)``; rows behind the fleet are 0.
@@ -65,14 +86,13 @@ class Seats:
         sitting: the episodes.
     """
 
-    def __init__(self, count: int, max_nodes: int) -> None:
+    def __init__(self, count: int, max_nodes: int, by: Chooser | None = None) -> None:
         self.max_nodes = max_nodes
-        self.nodes = np.zeros((count, max_nodes, len(FEATURES)), dtype=np.float32)
-        self.request = np.zeros((count, len(REQUEST_FEATURES)), dtype=np.float32)
-        self.mask = np.zeros((count, max_nodes + EXTRA_ACTIONS), dtype=np.int8)
+        self.nodes, self.request, self.mask = stepping.blank_observation(count, max_nodes)
         self.told = np.zeros((count, stepping.TOLD))
         self.sitting: list[Sitting | None] = [None] * count
         self._row: object = None
+        self._by = stepping.referred(by or _LEAST_COST)
         self._start = np.array([stepping.START], dtype=np.int64)
 
     def seat(self, k: int, scenario: Scenario, seed: int) -> Sitting:
@@ -83,7 +103,7 @@ class Seats:
         """
         self._check(scenario)
         arrivals = scenario.arrivals(seed)
-        play = _play(scenario, arrivals, seed)
+        play = stepping.play_of(scenario, arrivals, seed)
         seat = stepping.seat_of(play)
         if self._row is None:
             self._row = stepping.row_of(seat, len(self.sitting))
@@ -105,7 +125,7 @@ class Seats:
         self._step(0, np.asarray(actions, dtype=np.int64))
 
     def _step(self, first: int, actions: NDArray[np.int64]) -> None:
-        stepping.step(self._row, first, actions, self.nodes, self.request, self.mask, self.told)
+        stepping.step(self._row, self._by, first, actions, self.nodes, self.request, self.mask, self.told)
 
     def _check(self, scenario: Scenario) -> None:
         if len(scenario.nodes) > self.max_nodes:
@@ -118,13 +138,3 @@ class Seats:
                 f"nodes of scenario {scenario.name!r} crash, which is not compiled; "
                 "take a scenario without crashes, or `ccr evaluate` for this one"
             )
-
-
-def _play(scenario: Scenario, arrivals: Arrivals, seed: int) -> Play:
-    return Play(
-        sim=make_sim(scenario, arrivals, seed, observed=False),
-        ideal_s=scenario.ideal_s(arrivals),
-        warmup_s=np.array([scenario.warmup_s]),
-        cost=np.full(len(arrivals.t), np.nan),
-        at=np.zeros(2, dtype=np.int64),
-    )

@@ -18,7 +18,7 @@ import numpy as np
 from ccr.batching import Batch, BatchingWindow, FixedHint
 from ccr.book import count_arrival
 from ccr.engine import Engine
-from ccr.errors import ConfigError, NoEligibleNodeError
+from ccr.errors import ConfigError, HeldError, NoEligibleNodeError, SaturatedError
 from ccr.fleet import LiveFleet
 from ccr.ledger import Lease, Ledger
 from ccr.policies import POLICIES
@@ -26,8 +26,8 @@ from ccr.policies.least_request import LeastRequest
 from ccr.policy import Policy
 from ccr.types import Mask, Outcome, Reading, Request
 from envs.episode import FAILED, OK, REJECTED, Episode, span_of
-from envs.kernel.choice import compiled_rule
-from envs.kernel.episode import compiled_episode
+from envs.kernel.choice import chooser_of
+from envs.kernel.stepping import compiled_episode
 from envs.node import EmulatedNode
 from envs.scenario import Arrivals, Scenario, Trouble, draws
 from envs.scenarios import scenario_of
@@ -128,6 +128,7 @@ class Simulator:
         self._readings: list[tuple[float, int, int, Reading]] = []
         self._samples: list[tuple[float, int]] = []
         self._troubles: list[tuple[float, int, int, Trouble]] = []
+        self._waiting: set[int] = set()
         self._held: dict[int, tuple[Replica, Batch, list[tuple[int, Request]]]] = {}
         self._starts: list[tuple[float, int]] = []
         self._share = np.full(len(self._ids), 1.0 / len(self._ids))
@@ -318,8 +319,12 @@ class Simulator:
 
     def _arrive(self, j: int, now_s: float) -> None:
         replica = self.replicas[j % len(self.replicas)]
-        count_arrival(self._share, int(self.arrivals.model[j]))
         request = self._request(j, replica)
+        if j in self._waiting:  # it was held: its arrival has been counted
+            self._waiting.discard(j)
+            self._dispatch(j, replica, request, now_s, None, RETRIES)
+            return
+        count_arrival(self._share, int(self.arrivals.model[j]))
         replica.seq += 1
         batch = replica.window.arrive(request, now_s) if self.scenario.batch_wait_s else None
         if batch is None:
@@ -362,10 +367,15 @@ class Simulator:
         fleet = replica.fleet.at(now_s)
         started_s = time.perf_counter()
         try:
-            decision = replica.engine.decide(request, fleet, float(self._u[j]), tried)
-        except NoEligibleNodeError:
+            held_s = now_s - self._out.arrived_s[j] if tried is None else inf
+            decision = replica.engine.decide(request, fleet, float(self._u[j]), tried, held_s)
+        except (NoEligibleNodeError, SaturatedError):
             self._fail(j, now_s)
             self._out.status[j] = REJECTED if tried is None else FAILED
+            return
+        except HeldError as held:
+            self._waiting.add(j)
+            heappush(self._due, (now_s + held.hold_s, j))
             return
         self._deciding_s += time.perf_counter() - started_s
         self._decisions += 1
@@ -377,9 +387,10 @@ class Simulator:
         if n in self._broken.down:
             self._broke(j, now_s, refused=True)
             return
-        self.nodes[n].submit(self._job(j), now_s)
+        number = replica.engine.priority(decision, self._out.arrived_s[j])
+        self.nodes[n].submit(self._job(j, number), now_s)
 
-    def _job(self, j: int) -> Job:
+    def _job(self, j: int, number: int | None) -> Job:
         arrivals = self.arrivals
         session = int(arrivals.session[j])
         return Job(
@@ -389,6 +400,7 @@ class Simulator:
             output_tokens=int(arrivals.output_tokens[j]),
             session=f"s{session}" if session >= 0 else "",
             prefix_tokens=int(arrivals.prefix_tokens[j]),
+            priority=number or 0,
         )
 
     # -- the end
@@ -449,7 +461,7 @@ def simulate(scenario: Scenario, policy: Policy, seed: int, engine: str = "auto"
     if engine not in {"auto", "compiled", "reference"}:
         raise ConfigError(f"no engine is called {engine!r}; there are auto, compiled, reference")
     is_readable_only = scenario.batch_wait_s > 0.0 or any(t.kind == "crash" for t in scenario.troubles)
-    rule = None if is_readable_only or engine == "reference" else compiled_rule(policy)
+    rule = None if is_readable_only or engine == "reference" else chooser_of(policy)
     if rule is None:
         if engine == "compiled":
             raise ConfigError(

@@ -7,7 +7,7 @@ holds every one of them equal to the policy of its name.
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,11 @@ from ccr.picker import BEST_OF_TWO, GREEDY, Exploring
 from ccr.policies.article import Article
 from ccr.policies.bounded_hash import BoundedHash
 from ccr.policies.hot_cold import HotCold
+from ccr.policies.learned import Learned
 from ccr.policies.least_cost import LeastCost, LeastLatency
 from ccr.policies.least_request import LeastRequest, PowerOfTwo
 from ccr.policies.least_work import FastestDrain, LeastWork
+from ccr.policies.network import Network, blank
 from ccr.policies.observed_latency import LatencyCurve, LatencyPredictor
 from ccr.policies.prefix_affinity import PrefixAffinity
 from ccr.policies.random import Random
@@ -50,6 +52,8 @@ FASTEST_DRAIN: Final = 12
 LATENCY_CURVE: Final = 13
 LATENCY_PREDICTOR: Final = 14
 LEAST_COST: Final = 15
+#: The one rule that may also refuse a request, or hold it.
+LEARNED: Final = 16
 
 _FAR: Final = 1e6  # as in ccr.policies.hot_cold
 
@@ -71,6 +75,7 @@ RULES: Mapping[type, tuple[int, Callable[..., tuple[float, ...]]]] = MappingProx
         LatencyPredictor: (LATENCY_PREDICTOR, lambda p: (p.load, p.token)),
         LeastLatency: (LEAST_COST, lambda _: SELFISH),
         LeastCost: (LEAST_COST, lambda p: p.theta),
+        Learned: (LEARNED, lambda p: tuple(p.network.theta)),
     }
 )
 
@@ -79,8 +84,35 @@ PICK_BEST: Final = 0
 PICK_BEST_OF_TWO: Final = 1
 
 
-def compiled_rule(policy: Policy) -> tuple[int, Floats, int, float] | None:
-    """Rule, weights, picker and exploration of a policy; ``None`` where only the reference can run it."""
+class Chooser(NamedTuple):
+    """A built-in policy as the kernel takes it: a rule, a picker, and the fields of a network, of which most rules read
+    ``theta`` alone.
+
+    Args:
+        rule: one of the numbers above.
+        picker: :data:`PICK_BEST` or :data:`PICK_BEST_OF_TWO`.
+        epsilon: share of exploration.
+        theta: weights, in the order the rule takes them; the others as in :class:`ccr.policies.network.Network`.
+    """
+
+    rule: int
+    picker: int
+    epsilon: float
+    theta: Floats
+    scalars: Floats
+    node: Floats
+    request: Floats
+    bias: Floats
+    own: Floats
+    pool: Floats
+    second_bias: Floats
+    out: Floats
+    extra: Floats
+    extra_bias: Floats
+
+
+def chooser_of(policy: Policy) -> Chooser | None:
+    """A policy as the kernel takes it; ``None`` where only the reference can run it."""
     found = RULES.get(type(policy))
     picker, epsilon = policy.picker, 0.0
     if isinstance(picker, Exploring):
@@ -88,8 +120,12 @@ def compiled_rule(policy: Policy) -> tuple[int, Floats, int, float] | None:
     if found is None or picker not in (GREEDY, BEST_OF_TWO):
         return None
     rule, weights_of = found
-    theta = np.array(weights_of(policy), dtype=np.float64)
-    return rule, theta, PICK_BEST if picker == GREEDY else PICK_BEST_OF_TWO, epsilon
+    net: Network = (
+        policy.network
+        if isinstance(policy, Learned)
+        else blank(np.array(weights_of(policy), dtype=np.float64))
+    )
+    return Chooser(rule, PICK_BEST if picker == GREEDY else PICK_BEST_OF_TWO, epsilon, *net)
 
 
 @njit

@@ -19,6 +19,7 @@ import ccr.book
 import ccr.cost
 import ccr.features
 import ccr.look
+import ccr.policies.network
 import ccr.reward
 import ccr.scoring
 import ccr.timing
@@ -29,6 +30,7 @@ from ccr.errors import ConfigError
 #: Core modules whose functions are compiled as they are.
 CORE = (
     ccr.timing, ccr.book, ccr.look, ccr.cost, ccr.scoring, ccr.features, ccr.admission, ccr.reward,
+    ccr.policies.network,
 )  # fmt: skip
 
 #: Modules whose constants are compiled in.
@@ -94,9 +96,9 @@ _COMPILED: tuple[Callable[..., Any], ...] = (
     *(ccr.look.look_at, ccr.look._on_curve, ccr.look._predict, ccr.cost.terms, ccr.cost.total),
     *(ccr.scoring.least_cost, ccr.scoring.least_work, ccr.scoring.fastest_drain, ccr.scoring.lowest_curve),
     *(ccr.scoring.lowest_prediction, ccr.scoring.prefix_and_load),
-    *ccr.features._OF_LOOK,
-    *(ccr.features.expected_load, ccr.features.expected_decode, ccr.features.expected_inflicted),
-    *(ccr.features.node_features, ccr.features.request_features),
+    *(ccr.features.derived, ccr.features.node_features, ccr.features.request_features),
+    *(ccr.policies.network.terms_of, ccr.policies.network.costs_s, ccr.policies.network.residual),
+    *(ccr.policies.network.logits, ccr.policies.network.service_s, ccr.policies.network.priority),
     *(ccr.admission.may_reject, ccr.admission.may_hold),
     *(ccr.reward.slo_s, ccr.reward.cost, ccr.reward.cost_of_rejection),
 )

@@ -11,10 +11,11 @@ from numba.experimental import structref
 from numpy.typing import NDArray
 
 from ccr import book as books
-from ccr.admission import HOLD_S
+from ccr.admission import HOLD_S, may_hold, may_reject
 from ccr.book import Book, Placed
+from ccr.features import node_features, request_features
 from ccr.look import Look
-from ccr.policy import Policy
+from ccr.policies.network import PRIORITY, logits, priority, service_s
 from ccr.timing import GIB
 from envs.episode import Episode, span_of
 from envs.kernel import choice
@@ -74,6 +75,10 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 PREFER_S: Final = 5.0  # as in envs.simulator
+# What a policy may answer instead of a node. ---------------------------------------------------------------------
+REFUSE: Final = -1
+WAIT: Final = -2
+
 _OK: Final = 0  # as in envs.episode
 _REJECTED: Final = 1
 _FAILED: Final = 2
@@ -730,55 +735,85 @@ def hold(sim: Sim, j: int) -> None:
 
 
 @njit
-def choose(sim: Sim, j: int, rule: int, theta: Floats, picker: int, epsilon: float) -> int:
-    """The node a built-in policy executes for a request that arrived; -1 if none is eligible."""
+def meet(sim: Sim, j: int) -> None:
+    """Bring the router of a request up to date, and count the request if it has just arrived."""
+    if sim.clock[NOW_S] == sim.due_s[j]:
+        arrive(sim, j)
+    else:  # it was held: its arrival has been counted
+        bring_up_to(router_of(sim, j % len(sim.routers.seq)), sim.clock[NOW_S])
+
+
+@njit
+def choose(sim: Sim, j: int, by: Any) -> int:
+    """What a built-in policy does with a request that is met: a node, or :data:`REFUSE`, or :data:`WAIT`."""
     r = j % len(sim.routers.seq)
     router, book = router_of(sim, r), book_of(sim, r)
     model = int(sim.jobs.model[j])
     mask = choice.eligible(router, book, sim.names, model)
     if not mask.any():
-        return -1
-    if rule >= choice.LOOKS:
-        scores = choice.score_look(rule, theta, look_of(sim, j))
+        return REFUSE
+    if by.rule == choice.LEARNED:
+        seen = look_of(sim, j)
+        nodes = node_features(seen)
+        every = logits(nodes, request_features(seen), mask, by)
+        n = len(mask)
+        scores = every[:n].copy()
+        best = -np.inf
+        for i in range(n):
+            if mask[i]:
+                best = max(best, scores[i])
+        reject, hold_on = every[n], every[n + 1]
+        refuses = reject > best and may_reject(seen)
+        waits = hold_on > best and may_hold(seen, mask, sim.clock[NOW_S] - sim.due_s[j])
+        if waits and not (refuses and reject >= hold_on):
+            return WAIT
+        if refuses:
+            return REFUSE
+        node = _node(sim, j, by, scores, mask, router.columns[INFLIGHT])
+        if by.scalars[PRIORITY] > 0.0:
+            sim.jobs.priority[j] = priority(by, sim.due_s[j], service_s(nodes, node))
+        return node
+    if by.rule >= choice.LOOKS:
+        scores = choice.score_look(by.rule, by.theta, look_of(sim, j))
     else:
-        scores = choice.score_simply(rule, theta, router, book, sim.names, model, sim.jobs.session[j])
-    probabilities = choice.pick(scores, mask, picker, epsilon)
+        scores = choice.score_simply(by.rule, by.theta, router, book, sim.names, model, sim.jobs.session[j])
+    return _node(sim, j, by, scores, mask, router.columns[INFLIGHT])
+
+
+@njit
+def _node(sim: Sim, j: int, by: Any, scores: Floats, mask: Flags, inflight: Floats) -> int:
+    probabilities = choice.pick(scores, mask, by.picker, by.epsilon)
     drawn = choice.draw(probabilities, sim.u[j])
-    executed = choice.guarded(scores, mask, router.columns[INFLIGHT], drawn)
+    executed = choice.guarded(scores, mask, inflight, drawn)
     sim.tally[OVERRIDES] += int(executed != drawn)
     return executed
 
 
 @njit
-def run(sim: Sim, rule: int, theta: Floats, picker: int, epsilon: float) -> None:
-    """The whole episode under a built-in policy."""
+def run(sim: Sim, by: Any) -> None:
+    """The whole episode, or what is left of it, under a built-in policy.
+
+    Args:
+        sim: under way.
+        by: a :class:`envs.kernel.choice.Chooser`.
+    """
     while True:
         j = to_decision(sim)
         if j < 0:
             return
-        arrive(sim, j)
-        node = choose(sim, j, rule, theta, picker, epsilon)
-        if node < 0:
-            reject(sim, j)
-        else:
-            act(sim, j, node)
+        meet(sim, j)
+        carry_out(sim, j, choose(sim, j, by))
 
 
-def compiled_episode(
-    scenario: Scenario, policy: Policy, seed: int, rule: tuple[int, Floats, int, float]
-) -> Episode:
-    """One episode under a built-in policy; as :meth:`envs.simulator.Simulator.run`.
-
-    Args:
-        scenario: without crashes.
-        policy: for its name, and whether it learns from observed latencies.
-        seed: of arrivals, noise and draws.
-        rule: of :func:`envs.kernel.choice.compiled_rule`.
-    """
-    arrivals = scenario.arrivals(seed)
-    sim = make_sim(scenario, arrivals, seed, observed=bool(getattr(policy, "observes", False)))
-    run(referenced(sim), *rule)
-    return episode_of(sim, scenario, arrivals, policy.name, seed)
+@njit
+def carry_out(sim: Sim, j: int, action: int) -> None:
+    """Do what was chosen for a request."""
+    if action == REFUSE:
+        reject(sim, j)
+    elif action == WAIT:
+        hold(sim, j)
+    else:
+        act(sim, j, action)
 
 
 def episode_of(sim: Sim, scenario: Scenario, arrivals: Arrivals, policy: str, seed: int) -> Episode:

@@ -11,6 +11,7 @@ from numba.core import types
 from numba.experimental import structref
 
 from ccr.book import Book
+from envs.kernel.choice import Chooser
 from envs.kernel.routers import Names, Router
 from envs.kernel.state import Events, Jobs, Nodes
 
@@ -53,6 +54,11 @@ class BookType(Reference):
     """Type of :class:`BookRef`."""
 
 
+@structref.register
+class ChooserType(Reference):
+    """Type of :class:`ChooserRef`."""
+
+
 class NodesRef(structref.StructRefProxy):
     """:class:`envs.kernel.state.Nodes` behind a pointer."""
 
@@ -77,6 +83,10 @@ class BookRef(structref.StructRefProxy):
     """:class:`ccr.book.Book` behind a pointer."""
 
 
+class ChooserRef(structref.StructRefProxy):
+    """:class:`envs.kernel.choice.Chooser` behind a pointer."""
+
+
 def behind_pointer(proxy: Any, kind: Any, fields: type[NamedTuple]) -> None:
     """Let compiled code make a ``proxy`` of type ``kind`` from the fields of the tuple, in their order."""
     structref.define_proxy(proxy, kind, list(fields._fields))
@@ -88,3 +98,4 @@ behind_pointer(EventsRef, EventsType, Events)
 behind_pointer(NamesRef, NamesType, Names)
 behind_pointer(RouterRef, RouterType, Router)
 behind_pointer(BookRef, BookType, Book)
+behind_pointer(ChooserRef, ChooserType, Chooser)

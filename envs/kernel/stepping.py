@@ -13,9 +13,12 @@ from numba.typed import List
 from numpy.typing import NDArray
 
 from ccr.admission import may_hold, may_reject
-from ccr.features import node_features, request_features
+from ccr.features import FEATURES, REQUEST_FEATURES, node_features, request_features
+from ccr.policies.network import EXTRA
+from ccr.policy import Policy
 from ccr.reward import cost, cost_of_rejection
-from envs.kernel.choice import eligible, guarded
+from envs.episode import Episode
+from envs.kernel.choice import Chooser, eligible, guarded
 from envs.kernel.compiled import inlined, njit
 from envs.kernel.episode import (
     ENDED,
@@ -23,16 +26,23 @@ from envs.kernel.episode import (
     OVERRIDES,
     Sim,
     act,
-    arrive,
     book_of,
+    carry_out,
+    choose,
+    episode_of,
     hold,
     look_of,
+    make_sim,
+    meet,
     referenced,
     reject,
     router_of,
+    run,
     to_decision,
 )
-from envs.kernel.routers import INFLIGHT, bring_up_to
+from envs.kernel.refs import ChooserRef
+from envs.kernel.routers import INFLIGHT
+from envs.scenario import Arrivals, Scenario
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
@@ -41,6 +51,10 @@ Flags = NDArray[np.bool_]
 
 START: Final = -1
 """Instead of an action: run to the first decision."""
+POLICY: Final = -2
+"""Instead of an action: what the policy would do."""
+RUN: Final = -3
+"""Instead of an action: leave everything to the policy, to the end of the episode; nothing is told but the end."""
 BOUND: Final = 100.0
 """Features are cut off here; they are of the order of one."""
 
@@ -93,6 +107,26 @@ class Seat(structref.StructRefProxy):
 structref.define_proxy(Seat, SeatType, ["play"])
 
 
+def play_of(scenario: Scenario, arrivals: Arrivals, seed: int, *, observed: bool = False) -> Play:
+    """An episode before its first event; arguments as of :func:`envs.kernel.episode.make_sim`."""
+    return Play(
+        sim=make_sim(scenario, arrivals, seed, observed=observed),
+        ideal_s=scenario.ideal_s(arrivals),
+        warmup_s=np.array([scenario.warmup_s]),
+        cost=np.full(len(arrivals.t), np.nan),
+        at=np.array([-1, 0]),
+    )
+
+
+@njit
+def referred(by: Chooser) -> Any:
+    """The policy behind a pointer."""
+    return ChooserRef(
+        by.rule, by.picker, by.epsilon, by.theta, by.scalars, by.node, by.request, by.bias, by.own, by.pool,
+        by.second_bias, by.out, by.extra, by.extra_bias,
+    )  # fmt: skip
+
+
 @njit
 def seat_of(play: Play) -> Seat:
     """Put an episode on a seat."""
@@ -118,6 +152,7 @@ def set_seat(seats: Any, k: int, seat: Seat) -> None:
 @njit
 def step(
     seats: Any,
+    by: Any,
     first: int,
     actions: Ints,
     nodes: Features,
@@ -129,8 +164,10 @@ def step(
 
     Args:
         seats: episodes; those from ``first`` on are stepped.
+        by: the policy, a :class:`envs.kernel.choice.Chooser`.
         first: number of the first seat.
-        actions: node, then ``max_nodes`` to refuse and one more to hold; or :data:`START`; shape ``(k,)``.
+        actions: node, then ``max_nodes`` to refuse and one more to hold; or :data:`START`, :data:`POLICY`, :data:`RUN`;
+            shape ``(k,)``.
         nodes: written, features of the next decision, shape ``(s, max_nodes, F)``; rows behind the fleet are left.
         request: written, shape ``(s, Q)``.
         mask: read as that of the action, and written for the next; all 0 when the episode is over;
@@ -143,7 +180,13 @@ def step(
         sim = play.sim
         before_s = sim.clock[NOW_S]
         told[s, DECIDED], told[s, NODE], told[s, MASKED], told[s, MOVED] = play.at[ASKED], -1.0, 0.0, 0.0
-        if actions[k] != START:
+        if actions[k] == RUN or actions[k] == POLICY:
+            if play.at[ASKED] >= 0:
+                told[s, NODE] = choose(sim, play.at[ASKED], by)
+                carry_out(sim, play.at[ASKED], int(told[s, NODE]))
+            if actions[k] == RUN:
+                run(sim, by)
+        elif actions[k] != START:
             _answer(play, actions[k], mask[s], told[s])
         _ask(play, nodes[s], request[s], mask[s])
         told[s, ASKS] = play.at[ASKED]
@@ -199,14 +242,9 @@ def _ask(play: Play, nodes: Features, request: Features, mask: NDArray[np.int8])
             nodes[:] = 0.0
             request[:] = 0.0
             return
-        now_s = sim.clock[NOW_S]
+        meet(sim, j)
         r = j % len(sim.routers.seq)
-        router = router_of(sim, r)
-        if now_s == sim.due_s[j]:
-            arrive(sim, j)
-        else:  # it was held: its arrival has been counted
-            bring_up_to(router, now_s)
-        may = eligible(router, book_of(sim, r), sim.names, int(sim.jobs.model[j]))
+        may = eligible(router_of(sim, r), book_of(sim, r), sim.names, int(sim.jobs.model[j]))
         if may.any():
             break
         reject(sim, j)
@@ -220,7 +258,7 @@ def _ask(play: Play, nodes: Features, request: Features, mask: NDArray[np.int8])
         request[f] = min(max(asked[f], -BOUND), BOUND)
     places = len(mask) - 2
     mask[places] = 1 if may_reject(look) else 0
-    mask[places + 1] = 1 if may_hold(look, may, now_s - sim.due_s[j]) else 0
+    mask[places + 1] = 1 if may_hold(look, may, sim.clock[NOW_S] - sim.due_s[j]) else 0
 
 
 @inlined
@@ -240,3 +278,29 @@ def _charge(play: Play) -> float:
         play.cost[j] = each
         total += each
     return total
+
+
+def compiled_episode(scenario: Scenario, policy: Policy, seed: int, by: Chooser) -> Episode:
+    """One episode under a built-in policy; as :meth:`envs.simulator.Simulator.run`.
+
+    Args:
+        scenario: without crashes.
+        policy: for its name, and whether it learns from observed latencies.
+        seed: of arrivals, noise and draws.
+        by: of :func:`envs.kernel.choice.chooser_of`.
+    """
+    arrivals = scenario.arrivals(seed)
+    play = play_of(scenario, arrivals, seed, observed=bool(getattr(policy, "observes", False)))
+    nodes, request, mask = blank_observation(1, len(scenario.nodes))
+    seats = row_of(seat_of(play), 1)
+    step(seats, referred(by), 0, np.array([RUN]), nodes, request, mask, np.zeros((1, TOLD)))
+    return episode_of(play.sim, scenario, arrivals, policy.name, seed)
+
+
+def blank_observation(count: int, max_nodes: int) -> tuple[Features, Features, NDArray[np.int8]]:
+    """Room for what ``count`` seats see: features of nodes and request, and the mask."""
+    return (
+        np.zeros((count, max_nodes, len(FEATURES)), dtype=np.float32),
+        np.zeros((count, len(REQUEST_FEATURES)), dtype=np.float32),
+        np.zeros((count, max_nodes + EXTRA), dtype=np.int8),
+    )

@@ -7,30 +7,59 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ccr import book as b
 from ccr import features as f
+from ccr import look as k
 from ccr.cost import terms
 from ccr.look import Look
+from ccr.policies.network import terms_of
 from ccr.types import COLUMNS
 from tests.looks import LOOKS, NODES, a_book, look
 
 
 def test_the_rows_read_here_are_those_of_the_fleets_columns():
     rows = {"qps": f._QPS, "latency_s": f._LATENCY_S, "gpu_free_gib": f._GPU_FREE_GIB, "gpu_total_gib": f._GPU_TOTAL_GIB,
-            "kv_used": f._KV_USED, "telemetry_age_s": f._AGE_S}  # fmt: skip
+            "running": f._RUNNING, "waiting": f._WAITING, "kv_used": f._KV_USED, "telemetry_age_s": f._AGE_S}  # fmt: skip
 
     assert {name: list(COLUMNS).index(name) for name in rows} == rows
 
 
 @given(LOOKS)
-def test_each_column_is_the_feature_of_its_name(seen):
-    """The compiled function writes the columns by number; the names are what weights carry."""
-    columns = f.node_features(seen)
+def test_the_first_columns_give_the_cost_terms_back(seen):
+    """A policy is a function of features alone."""
+    nodes = f.node_features(seen)
 
-    assert columns.shape == (NODES, len(f.FEATURES))
-    for column, name in zip(columns.T, f.FEATURES, strict=True):
-        feature = getattr(f, name)
-        expected = feature(terms(seen)) if feature in f._OF_COST else feature(seen)
-        np.testing.assert_array_equal(column, expected, err_msg=name)
+    assert nodes.shape == (NODES, len(f.FEATURES))
+    np.testing.assert_allclose(terms_of(nodes), terms(seen), rtol=1e-9, atol=1e-9)
+
+
+def test_logarithms_come_first():
+    """They are taken of the first rows at once."""
+    kinds = [feature.is_log for feature in f.FEATURES.values()]
+
+    assert kinds == sorted(kinds, reverse=True)
+
+
+@given(LOOKS)
+def test_each_column_is_the_row_of_its_name(seen):
+    named = dict(zip(f.FEATURES, f.node_features(seen).T, strict=True))
+    pairs, load, columns = seen.pairs, seen.load, seen.columns
+
+    expected = {
+        "load_time": np.log1p(pairs[k.LOAD_S]) / 3,
+        "running": np.log1p(columns[list(COLUMNS).index("running")]) / 4,
+        "pending": np.log1p(load[b.PENDING]) / 4,
+        "speed": np.log(load[b.SPEED]),
+        "bandwidth": np.log(load[b.BANDWIDTH]),
+        "resident": pairs[k.RESIDENT],
+        "step": 10 * pairs[k.STEP_BEFORE_S],
+        "kv_used": columns[list(COLUMNS).index("kv_used")],
+        "cached_prefix": pairs[k.CACHED_TOKENS] / seen.asked[k.PROMPT_TOKENS],
+        "telemetry_age": np.minimum(columns[list(COLUMNS).index("telemetry_age_s")], 10) / 10,
+        "mean_remaining": np.log1p(pairs[k.TOKENS_LEFT] / np.maximum(pairs[k.BUSY], 1)) / 6,
+    }
+    for name, column in expected.items():
+        np.testing.assert_allclose(named[name], column, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 @given(LOOKS)
@@ -55,7 +84,7 @@ def test_the_order_of_the_nodes_is_only_an_order(seen, order):
 
 @pytest.mark.parametrize("meanings", [f.FEATURES, f.REQUEST_FEATURES], ids=["node", "request"])
 def test_every_feature_says_what_it_is_in_a_sentence(meanings):
-    assert all(meaning.strip().rstrip(".") for meaning in meanings.values())
+    assert all(getattr(meaning, "meaning", meaning).strip() for meaning in meanings.values())
 
 
 def test_the_requests_features_are_in_the_order_of_their_names():
@@ -69,6 +98,7 @@ def test_the_requests_features_are_in_the_order_of_their_names():
         {
             "prompt": 0.5, "output": 3 / 7, "model_memory": 6.0 / 20, "popularity": 1 / 3, "copies": 0.0,
             "fleet_load": math.log(2) / 4, "coverage": 0.25,
+            "promise": math.log1p(2.5 * seen.asked[k.IDEAL_S] + 2) / 3,
         }
     )  # fmt: skip
 
@@ -76,7 +106,7 @@ def test_the_requests_features_are_in_the_order_of_their_names():
 def test_the_schema_changes_with_any_name_meaning_or_order(monkeypatch):
     before = f.schema()
     turned = dict(reversed(list(f.FEATURES.items())))
-    reworded = {**f.FEATURES, "resident": "Something else."}
+    reworded = {**f.FEATURES, "resident": f.FEATURES["resident"]._replace(meaning="something else")}
 
     schemas = set()
     for changed in (turned, reworded):

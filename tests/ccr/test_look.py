@@ -30,7 +30,7 @@ def test_the_rows_read_here_are_those_of_the_fleets_columns():
 
 def test_every_row_has_a_meaning():
     assert len(k.PAIRS) == k.TOKENS_LEFT + 1
-    assert len(k.ASKED) == k.COVERAGE + 1
+    assert len(k.ASKED) == k.IDEAL_S + 1
 
 
 @given(LOOKS)

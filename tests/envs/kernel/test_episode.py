@@ -7,9 +7,11 @@ import pytest
 
 from ccr.picker import Exploring
 from ccr.policies import POLICIES
+from ccr.policies.learned import Learned
 from ccr.policies.least_cost import LeastCost
-from envs.episode import OK
-from envs.kernel.choice import RULES, compiled_rule
+from ccr.policies.network import HOLD_SHARE, PRIORITY, REJECT_COST, blank
+from envs.episode import OK, REJECTED
+from envs.kernel.choice import RULES, chooser_of
 from envs.kernel.episode import PREFER_S as COMPILED_PREFER_S
 from envs.scenario import Scenario, Trouble
 from envs.scenarios import MODELS, clients, plain
@@ -83,6 +85,37 @@ def test_exploration_draws_the_same_nodes():
     assert_same(*both(BUSY, policy, seed=6))
 
 
+def a_learned(seed=0, *, reject=0.6, hold=0.8, priority=0.5):
+    """Trained on nothing, but everything it may do it does."""
+    net = blank(np.array(LeastCost().theta), seed)
+    rng = np.random.default_rng(seed)
+    net.out[:] = rng.normal(0.0, 0.3, net.out.shape)
+    net.extra[:] = rng.normal(0.0, 0.3, net.extra.shape)
+    net.scalars[[REJECT_COST, HOLD_SHARE, PRIORITY]] = reject, hold, priority
+    return Learned(net)
+
+
+@pytest.mark.parametrize("scenario", [BUSY, TROUBLED, CHURN, CLOSED], ids=lambda scenario: scenario.name)
+def test_a_network_decides_alike_refusing_holding_and_reordering(scenario):
+    assert_same(*both(scenario, a_learned(), seed=5))
+
+
+def test_the_network_of_these_tests_refuses_and_holds():
+    everything, sends_only = (
+        simulate(BUSY, a_learned(reject=r, hold=h), 3) for r, h in ((0.3, 0.5), (1e3, 1e3))
+    )
+
+    assert (everything.status == REJECTED).any()
+    assert (sends_only.status == OK).all()
+
+
+def test_a_network_that_adds_nothing_is_the_heuristic():
+    theta = np.array(LeastCost().theta)
+    blank_episode, heuristic = (simulate(BUSY, policy, 3) for policy in (Learned(blank(theta)), LeastCost()))
+
+    np.testing.assert_array_equal(blank_episode.node, heuristic.node)
+
+
 def test_the_comparison_finds_a_difference_in_one_weight():
     """Planted: a kernel with another price would fail the tests above."""
     readable = simulate(BUSY, LeastCost(), 3, engine="reference")
@@ -106,8 +139,8 @@ def test_everything_offered_is_answered():
 
 
 def test_every_policy_of_the_table_is_compiled():
-    assert {type(make()) for make in POLICIES.values()} == set(RULES)
-    assert all(compiled_rule(make()) is not None for make in POLICIES.values())
+    assert {type(make()) for make in POLICIES.values()} | {Learned} == set(RULES)
+    assert all(chooser_of(make()) is not None for make in POLICIES.values())
 
 
 def test_constants_of_both_are_the_same():
