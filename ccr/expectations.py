@@ -1,18 +1,21 @@
 """The live fleet's book: names to rows, sessions, and the events of a request in the order they happen.
 
 Kept only while a policy that looks at it is in force: what nobody reads costs nothing.
+
+LoRA siblings share the row of their base, as they share its weights, its batch and its place on the card; what a
+sibling has of its own is the load of its adapter, on top of whatever its base has to wait for.
 """
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from ccr import book as books
-from ccr.book import Book, Floats, Placed
-from ccr.look import RUNNING, WAITING, Look, look_at
+from ccr.book import Book, Flags, Floats, Placed
+from ccr.look import LOAD_S, LOAD_WAIT_S, RESIDENT, RUNNING, WAITING, Look, look_at
 from ccr.prices import PriceList
 from ccr.types import Fleet, NodeSpec, Request
 
@@ -21,6 +24,21 @@ Facts = tuple[str, float, float]
 
 MAX_SESSIONS: Final = 100_000
 """Sessions whose last node is remembered; the least recently seen is forgotten first."""
+
+
+@dataclass(slots=True)
+class _Adapter:
+    """What is expected of a LoRA sibling's adapter on each node.
+
+    Args:
+        ready: there, or on its way for a request that went there, shape ``(n,)``.
+        load_s: seconds to bring it in, shape ``(n,)``.
+        stated_s: the same as the catalogue tells; 0 when it does not.
+    """
+
+    ready: Flags
+    load_s: Floats
+    stated_s: float = 0.0
 
 
 class Expectations:
@@ -48,8 +66,11 @@ class Expectations:
         self.observed = observed
         self._specs: tuple[NodeSpec, ...] = tuple(specs)
         self._columns = {spec.id: n for n, spec in enumerate(self._specs)}
-        self._models: dict[str, int] = {model: row for row, (model, _, _) in enumerate(facts)}
-        self._facts: list[Facts] = list(facts)
+        self._models: dict[str, int] = {}
+        self._adapters: dict[str, _Adapter] = {}
+        self._facts: list[Facts] = []
+        for model, gib, load_s in facts:
+            self._enter(model, gib, load_s)
         self._has_traffic = False
         self._sessions: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self.book: Book = prices.book(self._facts, self._specs)
@@ -58,13 +79,19 @@ class Expectations:
         """The request on every node."""
         model = self._row(request)
         node_id, tokens = self._sessions.get(request.session, ("", 0.0)) if request.session else ("", 0.0)
-        return look_at(
+        look = look_at(
             self.book, columns, model, float(max(request.prompt_tokens, 1)), self.output_tokens(request),
             self._columns.get(node_id, -1), tokens, self.coverage, now_s, self.observed,
         )  # fmt: skip
+        adapter = self._adapters.get(request.model)
+        if adapter is not None:  # it comes after its base, and leaves with it
+            missing_s = np.where(adapter.ready & (look.pairs[RESIDENT] > 0.0), 0.0, adapter.load_s)
+            look.pairs[LOAD_WAIT_S] += missing_s
+            look.pairs[LOAD_S] += missing_s
+        return look
 
     def output_tokens(self, request: Request) -> float:
-        """Predicted: what the model's requests generate on average, and not more than the client's limit."""
+        """Predicted: what requests for the model's weights generate on average, and not more than the client's limit."""
         model = self._row(request)  # first: a new model makes a new book
         mean = float(self.book.output_tokens[model])
         return min(mean, float(request.output_tokens)) if request.output_tokens else mean
@@ -79,6 +106,8 @@ class Expectations:
         """The request goes to the node in this column."""
         model = self._row(request)
         book = self.book
+        if request.model in self._adapters:
+            self._adapters[request.model].ready[node] = True
         output_tokens = self.output_tokens(request)
         prompt_tokens = float(max(request.prompt_tokens, 1))
         cached = 0.0
@@ -115,20 +144,21 @@ class Expectations:
 
     def report(self, node: int, resident: Collection[str], in_host: Collection[str] = ()) -> None:
         """Telemetry told which weights are where."""
-        for model in [*resident, *in_host]:
-            self._row_of(model, 0.0, 0.0)
-        there = np.array([model in resident for model, _, _ in self._facts], dtype=np.bool_)
-        asleep = np.array([model in in_host for model, _, _ in self._facts], dtype=np.bool_)
-        books.report(self.book, node, there, asleep)
+        here, asleep = (self._rows_of(models) for models in (resident, in_host))
+        books.report(self.book, node, self._flags(here), self._flags(asleep))
+        for model, adapter in self._adapters.items():
+            adapter.ready[node] = model in resident
 
     def loading(self, node: int, models: Collection[str], now_s: float) -> None:
         """Telemetry told which weights are on their way, whoever asked for them."""
-        for row in [self._row_of(model, 0.0, 0.0) for model in models]:
+        for row in self._rows_of(models):
             books.loading(self.book, row, node, now_s)
 
     def forget(self, node: int) -> None:
         """The node is a new incarnation."""
         books.forget(self.book, node)
+        for adapter in self._adapters.values():
+            adapter.ready[node] = False
 
     def replace(self, specs: Sequence[NodeSpec]) -> None:
         """The fleet changed; nodes that stay as they were keep what is known of them."""
@@ -137,15 +167,24 @@ class Expectations:
         self._columns = {spec.id: n for n, spec in enumerate(self._specs)}
         self.book = self._prices.book(self._facts, self._specs)
         self._keep_models(old)
-        for n, spec in enumerate(self._specs):
-            before = was.get(spec.id)
-            if before is not None and before[1] == spec:
-                self._copy_node(old, before[0], n)
+        stayed = [
+            (before[0], n)
+            for n, spec in enumerate(self._specs)
+            if (before := was.get(spec.id)) is not None and before[1] == spec
+        ]
+        for before_n, n in stayed:
+            self._copy_node(old, before_n, n)
+        for model, adapter in self._adapters.items():
+            self._adapters[model] = fresh = self._adapter(model, adapter.stated_s)
+            for before_n, n in stayed:
+                fresh.ready[n] = adapter.ready[before_n]
 
     def _row(self, request: Request) -> int:
         row = self._models.get(request.model)
         if row is None:
             return self._row_of(request.model, request.model_gib, request.load_s)
+        if request.model in self._adapters:
+            return row
         _, gib, load_s = self._facts[row]
         if (request.model_gib and gib != request.model_gib) or (request.load_s and load_s != request.load_s):
             # Telemetry had named it before the catalogue told its size, or that changed.
@@ -155,12 +194,40 @@ class Expectations:
 
     def _row_of(self, model: str, gib: float, load_s: float) -> int:
         row = self._models.get(model)
+        if row is None:
+            known = len(self._facts)
+            row = self._enter(model, gib, load_s)
+            if len(self._facts) > known:
+                self._reprice()
+        return row
+
+    def _rows_of(self, models: Collection[str]) -> list[int]:
+        return [self._row_of(model, 0.0, 0.0) for model in models]
+
+    def _flags(self, rows: Sequence[int]) -> Flags:
+        flags: Flags = np.zeros(len(self._facts), dtype=np.bool_)
+        flags[list(rows)] = True
+        return flags
+
+    def _enter(self, model: str, gib: float, load_s: float) -> int:
+        """A row for the model, or that of its base; prices have to be made again when there is one more."""
+        row = self._models.get(model)
         if row is not None:
             return row
-        row = self._models[model] = len(self._facts)
-        self._facts.append((model, gib, load_s))
-        self._reprice()
+        base = self._prices.base(model)
+        if base:
+            row = self._enter(base, 0.0, 0.0)
+            self._adapters[model] = self._adapter(model, load_s)
+        else:
+            row = len(self._facts)
+            self._facts.append((model, gib, load_s))
+        self._models[model] = row
         return row
+
+    def _adapter(self, model: str, stated_s: float) -> _Adapter:
+        """Of a sibling, on no node yet."""
+        nowhere: Flags = np.zeros(len(self._specs), dtype=np.bool_)
+        return _Adapter(nowhere, self._prices.adapter_s(model, self._specs, stated_s), stated_s)
 
     def _reprice(self) -> None:
         """The same book with the prices of the facts as they are now."""

@@ -7,6 +7,7 @@ A field ``idle_timeout_s`` is the key ``idle_timeout`` in the file.
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
@@ -29,6 +30,9 @@ from ccr.fleet import FleetRules
 from ccr.guard import BoundedLoad
 from ccr.outlier import OutlierRules
 from ccr.policies import POLICIES, SCRIPT
+from ccr.prices import PriceList, Stated, adapter_of
+from ccr.shapes import SHAPES
+from ccr.timing import GPUS, ModelSpec, weights_gib
 from ccr.versions import DEFAULT_LOAD_GIB_PER_S, Catalogue, ModelEntry, Version
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -94,6 +98,11 @@ class ServerSettings(Section):
     drain_grace_s: Seconds = Field(
         0.0,
         description="After SIGTERM, time new connections are still accepted while `/readyz` already says no (set it to your load balancer's probe period).",
+    )
+    replicas: int = Field(
+        1,
+        ge=1,
+        description="Routers that share the traffic of these nodes evenly, this one included: each sees one in so many requests.",
     )
 
 
@@ -174,7 +183,9 @@ class NodeSettings(Section):
     tags: tuple[str, ...] = Field((), description="Words that requests can insist on with `x-ccr-node-tags`.")
     labels: dict[str, str] = Field(
         {},
-        description="Facts for people and scripts, e.g. `gpu: A10`; `metrics_port` tells where telemetry is if not at the URL.",
+        description="Facts for people and scripts. `gpu` is the card that times are predicted for: "
+        f"{', '.join(GPUS)}, or as tools spell them (`NVIDIA-A10`, `A100-SXM4-80GB`); others are taken for an A10. "
+        "`metrics_port` tells where telemetry is if not at the URL.",
     )
     gpu_gib: float = Field(0.0, ge=0.0, description="Device memory in GiB; 0: as telemetry tells.")
     models: tuple[str, ...] = Field((), description="Model ids it serves; empty: as telemetry tells.")
@@ -196,6 +207,7 @@ class DnsSettings(Section):
     interval_s: Seconds = Field(10.0, description="Time between look-ups.")
     engine: str = Field("auto", description="As for a node.")
     tags: tuple[str, ...] = Field((), description="As for a node.")
+    labels: dict[str, str] = Field({}, description="As for a node.")
 
 
 class DiscoverySettings(Section):
@@ -205,32 +217,109 @@ class DiscoverySettings(Section):
     dns: tuple[DnsSettings, ...] = Field((), description="Names that resolve to nodes.")
 
 
+class ArchitectureSettings(Section):
+    """What a model is inside, as its `config.json` says: the policies that predict times go by it."""
+
+    like: str = Field(
+        "",
+        description=f"A public model of the same architecture: {', '.join(SHAPES)}. The fields below change what it says; "
+        "without it `parameters`, `embedding_parameters`, `layers`, `hidden` and `kv_bytes_per_token` are needed. "
+        "A model without architecture is taken for an 8B in 8 bits, scaled to its `gib`.",
+    )
+    parameters: int | None = Field(None, gt=0, description="All parameters.")
+    embedding_parameters: int | None = Field(
+        None, gt=0, description="Parameters of the input embedding: `vocab_size` times `hidden_size`."
+    )
+    layers: int | None = Field(None, gt=0, description="`num_hidden_layers`.")
+    hidden: int | None = Field(None, gt=0, description="`hidden_size`.")
+    kv_bytes_per_token: int | None = Field(
+        None,
+        gt=0,
+        description="Keys and values of one token: 4 times `num_hidden_layers` times `num_key_value_heads` times "
+        "`head_dim`, for a cache in 16 bits.",
+    )
+    weight_bytes: Literal[1, 2] | None = Field(
+        None, description="Bytes per weight: 2, or 1 when quantised to 8 bits. 2 where nothing says so."
+    )
+    tied: bool | None = Field(None, description="`tie_word_embeddings`; no where nothing says so.")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.like and self.like not in SHAPES:
+            raise ValueError(f"no architecture is called {self.like!r}; there are {', '.join(SHAPES)}")
+        given = self.model_dump(exclude_none=True, exclude={"like"})
+        missing = [name for name in _ARCHITECTURE if name not in given]
+        if given and missing and not self.like:
+            raise ValueError(f"{', '.join(missing)} is missing; give it, or a public model as `like`")
+        return self
+
+    def spec(self, name: str, weight_bytes: int | None = None) -> ModelSpec | None:
+        """As the timing model wants it; ``None`` when nothing is given.
+
+        Args:
+            name: of the model.
+            weight_bytes: of a version that differs.
+        """
+        given = self.model_dump(exclude_none=True, exclude={"like"})
+        if weight_bytes:
+            given["weight_bytes"] = weight_bytes
+        if self.like:
+            return replace(SHAPES[self.like], architecture=name, **given)
+        if not self.parameters:
+            return None
+        return ModelSpec(**{"architecture": name, "weight_bytes": 2, **given})
+
+
+_ARCHITECTURE = ("parameters", "embedding_parameters", "layers", "hidden", "kv_bytes_per_token")
+
+
 class VersionSettings(Section):
     """One version of a model."""
 
     id: str = Field("", description="The id nodes know it by; `name@version` when left out.")
     weight: float = Field(1.0, ge=0.0, description="Canary weight among the versions of the model.")
-    gib: float = Field(0.0, ge=0.0, description="GPU memory of its weights in GiB; 0: unknown.")
+    gib: float = Field(
+        0.0,
+        ge=0.0,
+        description="GPU memory of its weights in GiB; 0: as the model, or its architecture, says.",
+    )
     load_s: Seconds = Field(0.0, description="Expected time to load it; 0: from `gib`.")
+    weight_bytes: Literal[1, 2] | None = Field(
+        None, description="Where it is quantised otherwise than the model's architecture says."
+    )
     tags: tuple[str, ...] = Field((), description="Node tags it insists on.")
 
 
 class ModelSettings(Section):
-    """One model: its versions and aliases."""
+    """One model: its versions and aliases, and what it costs."""
 
     versions: dict[str, VersionSettings] = Field(
         {}, description="Version -> settings; none: the model has no versions."
     )
     aliases: dict[str, str] = Field({}, description="Alias -> version, for `name@alias`.")
-    gib: float = Field(0.0, ge=0.0, description="GPU memory of the weights, for versions that do not say.")
+    gib: float = Field(
+        0.0, ge=0.0, description="GPU memory of the weights, or of the adapter, for versions that do not say."
+    )
+    architecture: ArchitectureSettings = ArchitectureSettings()
+    lora_of: str = Field(
+        "",
+        description="For a LoRA adapter, the model it is loaded on, `name` or `name@version`, also listed under `models`. "
+        "It shares that model's weights and batches; `gib` and `load` are then those of the adapter alone.",
+    )
 
     @model_validator(mode="after")
-    def _aliases_point_somewhere(self) -> Self:
+    def _is_consistent(self) -> Self:
         for alias, version in self.aliases.items():
             if version not in self.versions:
                 raise ValueError(
                     f"alias {alias!r} points to {version!r}; versions are {', '.join(self.versions) or 'none'}"
                 )
+        if self.lora_of and self.architecture != ArchitectureSettings():
+            raise ValueError("an adapter has the architecture of its `lora_of`: remove `architecture`")
+        if self.architecture == ArchitectureSettings() and any(
+            v.weight_bytes for v in self.versions.values()
+        ):
+            raise ValueError("`weight_bytes` of a version changes the model's `architecture`: give that too")
         if self.versions and not any(version.weight > 0.0 for version in self.versions.values()):
             raise ValueError(
                 "every version has weight 0: give one a weight, or requests without a version have nowhere to go"
@@ -425,6 +514,13 @@ class Settings(BaseSettings):
         _refuse_repeats("keys", [key.hash for key in self.keys])
         return self
 
+    @model_validator(mode="after")
+    def _adapters_have_a_base(self) -> Self:
+        for name, model in self.models.items():
+            if model.lora_of:
+                _base_of(name, self.models)
+        return self
+
     def fleet_rules(self) -> FleetRules:
         """The live fleet's constants."""
         outlier = self.outlier
@@ -448,6 +544,23 @@ class Settings(BaseSettings):
     def catalogue(self) -> Catalogue:
         """The models, with ids, sizes and load times filled in."""
         return Catalogue({name: _entry(name, model) for name, model in self.models.items()})
+
+    def prices(self) -> PriceList:
+        """What models cost: architectures, adapters and stated figures, by the ids that nodes know."""
+        versions = [
+            (self.models[name], version)
+            for name, entry in self.catalogue().models.items()
+            for version in entry.versions.values()
+        ]
+        stated = {version.id: Stated(version.gib, version.load_s) for _, version in versions}
+        own = {version.id: spec for model, version in versions if (spec := _spec_of(model, version))}
+        shapes = PriceList(own)
+        adapters: dict[str, ModelSpec] = {}
+        for model, version in versions:
+            if model.lora_of:
+                base = _base_of(version.name, self.models)
+                adapters[version.id] = adapter_of(base, shapes.model(base, stated[base].gib), version.gib)
+        return PriceList(own | adapters, stated=stated)
 
 
 def load(path: Path | None) -> Settings:
@@ -562,14 +675,15 @@ def _refuse_repeats(what: str, names: list[str]) -> None:
 
 def _entry(name: str, model: ModelSettings) -> ModelEntry:
     if not model.versions:
-        only = VersionSettings(id=name, gib=model.gib)
-        return ModelEntry(name, {"": _version(name, "", only, model.gib)})
-    versions = {key: _version(name, key, version, model.gib) for key, version in model.versions.items()}
+        return ModelEntry(name, {"": _version(name, "", model, VersionSettings(id=name))})
+    versions = {key: _version(name, key, model, version) for key, version in model.versions.items()}
     return ModelEntry(name, versions, dict(model.aliases))
 
 
-def _version(name: str, key: str, version: VersionSettings, default_gib: float) -> Version:
-    gib = version.gib or default_gib
+def _version(name: str, key: str, model: ModelSettings, version: VersionSettings) -> Version:
+    gib = version.gib or model.gib
+    if not gib and (spec := model.architecture.spec(name, version.weight_bytes)):
+        gib = weights_gib(spec)
     return Version(
         id=version.id or f"{name}@{key}",
         name=name,
@@ -579,6 +693,35 @@ def _version(name: str, key: str, version: VersionSettings, default_gib: float) 
         load_s=version.load_s or gib / DEFAULT_LOAD_GIB_PER_S,
         tags=frozenset(version.tags),
     )
+
+
+def _spec_of(model: ModelSettings, version: Version) -> ModelSpec | None:
+    settings = model.versions.get(version.version)
+    return model.architecture.spec(version.name, settings.weight_bytes if settings else None)
+
+
+def _base_of(name: str, models: Mapping[str, ModelSettings]) -> str:
+    """The id of the model that an adapter is loaded on.
+
+    Raises:
+        ValueError: if `models` has none, or several, of what its `lora_of` says.
+    """
+    wanted = models[name].lora_of
+    base_name, _, version = wanted.partition("@")
+    base = models.get(base_name)
+    problem = f"models.{name}: `lora_of` is {wanted!r}, but "
+    if base is None:
+        raise ValueError(f"{problem}`models` does not list it: add it, `{base_name}: {{}}` is enough")
+    if base.lora_of:
+        raise ValueError(f"{problem}that is an adapter itself: name the model it is loaded on")
+    versions = _entry(base_name, base).versions
+    if not version and len(versions) == 1:
+        return next(iter(versions.values())).id
+    found = versions.get(base.aliases.get(version, version))
+    if found is None or not version:
+        known = ", ".join(f"{base_name}@{key}" for key in versions if key) or base_name
+        raise ValueError(f"{problem}the model is known as {known}: write one of these")
+    return found.id
 
 
 def keys_by_section(settings: type[BaseModel] = Settings) -> Mapping[str, FieldInfo]:

@@ -15,7 +15,7 @@ from envs.dialect import (
     generation,
     named_event,
     text,
-    tokens_of,
+    text_of,
     word_json,
 )
 
@@ -36,7 +36,7 @@ class Messages:
         limit = at_least_1(body, "max_tokens")
         if limit is None:
             raise BadAskError("max_tokens: Field required", "max_tokens")
-        return generation(body, tokens_of(messages, body.get("system")), limit)
+        return generation(body, text_of(body.get("system"), messages), limit)
 
     def answer(self, reply: Reply) -> bytes:
         """The whole message."""

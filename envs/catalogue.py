@@ -4,39 +4,30 @@ Each takes 6.1-8.5 GiB, so an A10 holds any two of them and never three.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from ccr.errors import UnknownModelError
+from ccr.shapes import SHAPES, int8
 from ccr.timing import LoadSource, ModelSpec, load_s, weights_gib
 
-# Shapes from the models' public config.json; fp16 as published, int8 with embedding and head left in fp16.
-LLAMA_2_7B = ModelSpec("Llama-2-7B fp16", 6_738_415_616, 32_000 * 4096, 32, 4096, 2, 512 * 1024)
-MISTRAL_7B = ModelSpec("Mistral-7B fp16", 7_241_732_096, 32_000 * 4096, 32, 4096, 2, 128 * 1024)
-LLAMA_3_8B = ModelSpec("Llama-3-8B fp16", 8_030_261_248, 128_256 * 4096, 32, 4096, 2, 128 * 1024)
-QWEN_25_7B = ModelSpec("Qwen2.5-7B fp16", 7_615_616_512, 152_064 * 3584, 28, 3584, 2, 56 * 1024)
-YI_15_6B = ModelSpec("Yi-1.5-6B fp16", 6_061_035_520, 64_000 * 4096, 32, 4096, 2, 64 * 1024)
-
-
-def int8(model: ModelSpec) -> ModelSpec:
-    """The same architecture with weight-only int8 linear layers."""
-    return replace(model, architecture=model.architecture.replace("fp16", "int8"), weight_bytes=1)
-
-
-_CATALOGUE: Mapping[str, ModelSpec] = MappingProxyType(
+#: Model id -> whose shape it has; all are int8, with embedding and head left in fp16.
+_LIKE: Mapping[str, str] = MappingProxyType(
     {
-        "chat-7b@1": int8(MISTRAL_7B),
-        "chat-7b@2": int8(MISTRAL_7B),
-        "chat-7b@3": int8(MISTRAL_7B),
-        "code-7b@1": int8(QWEN_25_7B),
-        "code-7b@2": int8(QWEN_25_7B),
-        "support-8b@1": int8(LLAMA_3_8B),
-        "support-8b@2": int8(LLAMA_3_8B),
-        "summary-7b@1": int8(LLAMA_2_7B),
-        "extract-7b@1": int8(MISTRAL_7B),
-        "translate-6b@1": int8(YI_15_6B),
+        "chat-7b@1": "mistral-7b",
+        "chat-7b@2": "mistral-7b",
+        "chat-7b@3": "mistral-7b",
+        "code-7b@1": "qwen2.5-7b",
+        "code-7b@2": "qwen2.5-7b",
+        "support-8b@1": "llama-3-8b",
+        "support-8b@2": "llama-3-8b",
+        "summary-7b@1": "llama-2-7b",
+        "extract-7b@1": "mistral-7b",
+        "translate-6b@1": "yi-1.5-6b",
     }
 )
+_INT8 = {like: int8(SHAPES[like]) for like in _LIKE.values()}
+_CATALOGUE: Mapping[str, ModelSpec] = MappingProxyType({model: _INT8[like] for model, like in _LIKE.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +37,14 @@ class ModelFacts:
     Args:
         gib: GPU memory of the weights.
         load_s: expected seconds of a cold start, as a client of the node sees it.
+        like: the public model whose shape it has, a key of :data:`ccr.shapes.SHAPES`.
+        weight_bytes: bytes per weight of its linear layers.
     """
 
     gib: float
     load_s: float
+    like: str
+    weight_bytes: int
 
 
 def catalogue(ids: Iterable[str] = ()) -> dict[str, ModelSpec]:
@@ -69,6 +64,11 @@ def model_facts(source: LoadSource, speed: float = 1.0) -> dict[str, ModelFacts]
         speed: how much faster than the wall clock the emulated nodes run.
     """
     return {
-        model: ModelFacts(round(weights_gib(spec), 2), round(load_s(spec, source) / speed, 3))
+        model: ModelFacts(
+            round(weights_gib(spec), 2),
+            round(load_s(spec, source) / speed, 3),
+            _LIKE[model],
+            spec.weight_bytes,
+        )
         for model, spec in _CATALOGUE.items()
     }

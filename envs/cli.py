@@ -1,6 +1,7 @@
 """``ccr node``: emulated GPU nodes on this machine."""
 
 import json
+from typing import Any
 
 import click
 
@@ -109,10 +110,14 @@ def _announcement(fleet: EmulatedFleet, *, as_json: bool) -> str:
     return "\n".join([*lines, f"supervisor  {supervisor}"] if supervisor else lines)
 
 
-def _models(settings: EmulatorSettings) -> dict[str, dict[str, float]]:
-    """Memory and expected cold start, in node seconds, of each model served: what a router's config wants to know."""
+def _models(settings: EmulatorSettings) -> dict[str, dict[str, Any]]:
+    """Memory, expected cold start in node seconds, and architecture of each model served: what a router's config wants to know."""
     facts = model_facts(LOAD_SOURCES[settings.load])
     return {
-        model: {"gib": facts[model].gib, "load_s": facts[model].load_s}
+        model: {
+            "gib": facts[model].gib,
+            "load_s": facts[model].load_s,
+            "architecture": {"like": facts[model].like, "weight_bytes": facts[model].weight_bytes},
+        }
         for model in catalogue(settings.models)
     }

@@ -43,6 +43,7 @@ class Ask:
         stream: whether the answer is streamed.
         include_usage: whether a stream ends with usage.
         priority: lower goes first.
+        prompt: its text, one after the other; empty for embeddings.
         inputs: token counts of the texts to embed.
         dimensions: of an embedding.
         base64: whether an embedding is packed.
@@ -55,6 +56,7 @@ class Ask:
     stream: bool = False
     include_usage: bool = False
     priority: int = 0
+    prompt: bytes = b""
     inputs: tuple[int, ...] = ()
     dimensions: int = DEFAULT_DIMENSIONS
     base64: bool = False
@@ -118,32 +120,37 @@ def decode(raw: bytes) -> Body:
     return body
 
 
-def tokens_of(*values: Any) -> int:
-    """About how many tokens the text in messages and content parts has, at least 1."""
-    return max(1, -(-sum(map(_text_bytes, values)) // _BYTES_PER_TOKEN))
+def text_of(*values: Any) -> bytes:
+    """The text in messages and content parts, in their order; of token numbers, their digits."""
+    return b"".join(map(_text_in, values))
 
 
-def _text_bytes(value: Any) -> int:
+def _text_in(value: Any) -> bytes:
     if isinstance(value, str):
-        return len(value.encode())
+        return value.encode()
     if isinstance(value, list):
-        return sum(map(_text_bytes, value))
+        return b"".join(map(_text_in, value))
     if isinstance(value, dict):
-        return sum(_text_bytes(value.get(key)) for key in ("text", "content", "arguments", "output"))
-    return 0
+        return b"".join(_text_in(value.get(key)) for key in ("text", "content", "arguments", "output"))
+    return b"%d " % value if isinstance(value, int) else b""
+
+
+def tokens_in(text: bytes) -> int:
+    """About how many tokens a text has, at least 1."""
+    return max(1, -(-len(text) // _BYTES_PER_TOKEN))
 
 
 def texts(value: Any, field: str, most: int) -> tuple[int, ...]:
     """Token counts of a text, a list of texts, a list of tokens, or a list of lists of tokens."""
     if isinstance(value, str):
-        return (tokens_of(value),)
+        return (tokens_in(value.encode()),)
     if all(isinstance(item, int) for item in value):
         return (len(value),)
     if len(value) > most or not all(item and isinstance(item, str | list) for item in value):
         raise BadAskError(
             f"{field!r} must be one text or its tokens, or a list of at most {most} of them", field
         )
-    return tuple(tokens_of(item) if isinstance(item, str) else len(item) for item in value)
+    return tuple(tokens_in(item.encode()) if isinstance(item, str) else len(item) for item in value)
 
 
 def filled(body: Body, field: str, kinds: tuple[type, ...]) -> Any:
@@ -177,18 +184,19 @@ def one_answer(body: Body) -> None:
         raise BadAskError("an emulated node gives one answer: leave 'n' out or at 1", "n")
 
 
-def generation(body: Body, prompt_tokens: int, limit: int | None) -> Ask:
-    """The ask of a body that wants text."""
+def generation(body: Body, prompt: bytes, limit: int | None, prompt_tokens: int = 0) -> Ask:
+    """The ask of a body that wants text; ``prompt_tokens`` where they are known better than by the text's length."""
     options = body.get("stream_options")
     priority = body.get("priority")
     return Ask(
         model=model_of(body),
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=prompt_tokens or tokens_in(prompt),
         output_tokens=DEFAULT_OUTPUT_TOKENS if limit is None else limit,
         limited=limit is not None,
         stream=body.get("stream") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         priority=priority if isinstance(priority, int) else 0,
+        prompt=prompt,
     )
 
 

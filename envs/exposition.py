@@ -46,11 +46,20 @@ class Histogram:
 
 
 @dataclass(slots=True)
-class Latencies:
-    """Histograms of one model."""
+class Finishes:
+    """What one model's finished requests add up to.
+
+    Args:
+        ttft: times to first token.
+        whole: times to last token.
+        queried_tokens: of their prompts, looked up in the prefix cache.
+        reused_tokens: of these, found there.
+    """
 
     ttft: Histogram = field(default_factory=lambda: Histogram(_TTFT_S))
     whole: Histogram = field(default_factory=lambda: Histogram(_LATENCY_S))
+    queried_tokens: int = 0
+    reused_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,7 @@ class Page:
     Args:
         state: of the node.
         kv_bytes_per_token: by model id.
-        latencies: by model id.
+        finishes: by model id.
         speed: node seconds for each second of the wall clock.
         gpu_util: busy fraction of the GPU lately, in [0, 1].
         boot_id: of this life of the node.
@@ -69,7 +78,7 @@ class Page:
 
     state: NodeState
     kv_bytes_per_token: Mapping[str, int]
-    latencies: Mapping[str, Latencies]
+    finishes: Mapping[str, Finishes]
     speed: float
     gpu_util: float
     boot_id: str
@@ -92,6 +101,13 @@ def _engine(page: Page) -> Iterator[str]:
     yield from _family(
         "vllm:generation_tokens_total", "counter", {k: m.generation_tokens for k, m in models.items()}
     )
+    finishes = {_labels(model): one for model, one in page.finishes.items()}
+    yield from _family(
+        "vllm:prefix_cache_queries_total", "counter", {k: f.queried_tokens for k, f in finishes.items()}
+    )
+    yield from _family(
+        "vllm:prefix_cache_hits_total", "counter", {k: f.reused_tokens for k, f in finishes.items()}
+    )
     yield "# TYPE vllm:cache_config_info gauge"
     for model in state.at(Place.RESIDENT):
         blocks = int(state.kv_bytes / page.kv_bytes_per_token[model] / _BLOCK_TOKENS)
@@ -100,10 +116,10 @@ def _engine(page: Page) -> Iterator[str]:
             f'num_gpu_blocks="{blocks}"}} 1.0'
         )
     yield from _histograms(
-        "vllm:time_to_first_token_seconds", ((m, h.ttft) for m, h in page.latencies.items())
+        "vllm:time_to_first_token_seconds", ((labels, f.ttft) for labels, f in finishes.items())
     )
     yield from _histograms(
-        "vllm:e2e_request_latency_seconds", ((m, h.whole) for m, h in page.latencies.items())
+        "vllm:e2e_request_latency_seconds", ((labels, f.whole) for labels, f in finishes.items())
     )
 
 
@@ -138,5 +154,5 @@ def _family(name: str, kind: str, values: Mapping[str, float]) -> Iterator[str]:
 
 def _histograms(name: str, values: Iterable[tuple[str, Histogram]]) -> Iterator[str]:
     yield f"# TYPE {name} histogram"
-    for model, histogram in values:
-        yield from histogram.samples(name, _labels(model))
+    for labels, histogram in values:
+        yield from histogram.samples(name, labels)

@@ -10,6 +10,7 @@ from uuid import uuid4
 from ccr.errors import UnknownModelError
 from envs.anthropic_dialect import Messages
 from envs.asgi import JSON, ClientLeftError, Headers, Receive, Scope, Send, gone, header, read, respond
+from envs.conversations import Conversations
 from envs.dialect import Ask, BadAskError, Dialect, Refusal, Reply, decode
 from envs.driver import Ticket
 from envs.life import NodeLife
@@ -27,6 +28,9 @@ DIALECTS: Mapping[str, Dialect] = {
 
 _SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 _JOB_NUMBERS = count(1)
+# The names a router reads a session from, in its order; it passes them on.
+_SESSION_HEADERS = (b"x-session-id", b"x-session-token", b"x-conversation-id")
+_MAX_SESSION = 256
 
 
 async def hang(life: NodeLife, receive: Receive) -> None:
@@ -83,7 +87,7 @@ class _Exchange:
             raw = await read(self.receive)
             await hang(self.life, self.receive)
             ask = dialect.parse(decode(raw))
-            ticket = self.life.driver.submit(_job(ask))
+            ticket = self.life.driver.submit(_job(ask, self.life.conversations, _session(self.scope)))
         except (BadAskError, NeverFitsError, UnknownModelError) as error:
             return await self._refuse(dialect, refusal_of(error), named)
         return await self._follow(dialect, Reply(ask, request_id, int(time.time())), ticket, named)
@@ -174,9 +178,24 @@ def refusal_of(error: BadAskError | NeverFitsError | UnknownModelError) -> Refus
     return Refusal(400, str(error), "context_length_exceeded")
 
 
-def _job(ask: Ask) -> Job:
-    number = str(next(_JOB_NUMBERS))
-    return Job(number, ask.model, ask.prompt_tokens, ask.output_tokens, ask.priority, ask.stream)
+def _job(ask: Ask, conversations: Conversations, session: str) -> Job:
+    session = session if ask.prompt else ""
+    goes_on = bool(session) and conversations.goes_on(ask.model, session, ask.prompt)
+    return Job(
+        id=str(next(_JOB_NUMBERS)),
+        model=ask.model,
+        prompt_tokens=ask.prompt_tokens,
+        output_tokens=ask.output_tokens,
+        priority=ask.priority,
+        stream=ask.stream,
+        session=session,
+        prefix_tokens=ask.prompt_tokens if goes_on else 0,  # of these, what the node still has
+    )
+
+
+def _session(scope: Scope) -> str:
+    """The conversation's id, as the router takes it; empty when there is none."""
+    return next((found for name in _SESSION_HEADERS if (found := header(scope, name))), "")[:_MAX_SESSION]
 
 
 async def _watch(receive: Receive, ticket: Ticket) -> None:

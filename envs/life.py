@@ -9,8 +9,9 @@ from typing import Any
 from uuid import uuid4
 
 from ccr.timing import ModelSpec
+from envs.conversations import Conversations
 from envs.driver import NodeDriver
-from envs.exposition import Latencies, Page, render
+from envs.exposition import Finishes, Page, render
 from envs.faults import Fault
 from envs.node import EmulatedNode
 from envs.words import Finished, NodeState, Place
@@ -89,7 +90,8 @@ class NodeLife:
     def _begin(self, driver: NodeDriver) -> None:
         self.driver = driver
         self.ledger = Ledger()
-        self._latencies: dict[str, Latencies] = {}
+        self.conversations = Conversations()
+        self._finishes: dict[str, Finishes] = {}
         self._util = self._util_busy_s = self._util_at_s = 0.0
 
     def reset(self) -> None:
@@ -149,16 +151,18 @@ class NodeLife:
         }
 
     def _note(self, done: Finished) -> None:
-        latencies = self._latencies.setdefault(done.job.model, Latencies())
-        latencies.ttft.observe((done.first_token_s - done.submitted_s) / self.build.speed)
-        latencies.whole.observe((done.at_s - done.submitted_s) / self.build.speed)
+        finishes = self._finishes.setdefault(done.job.model, Finishes())
+        finishes.ttft.observe((done.first_token_s - done.submitted_s) / self.build.speed)
+        finishes.whole.observe((done.at_s - done.submitted_s) / self.build.speed)
+        finishes.queried_tokens += done.job.prompt_tokens
+        finishes.reused_tokens += done.reused_tokens
 
     def _page(self) -> bytes:
         state = self.driver.state()
         page = Page(
             state=state,
             kv_bytes_per_token={model: spec.kv_bytes_per_token for model, spec in self.build.models.items()},
-            latencies=self._latencies,
+            finishes=self._finishes,
             speed=self.build.speed,
             gpu_util=self._utilisation(state),
             boot_id=self.boot_id,

@@ -25,8 +25,8 @@ from envs.dialect import (
     named_event,
     one_answer,
     text,
+    text_of,
     texts,
-    tokens_of,
     word_json,
 )
 
@@ -91,7 +91,7 @@ class Chat:
         one_answer(body)
         messages = filled(body, "messages", (list,))
         limit = at_least_1(body, "max_completion_tokens") or at_least_1(body, "max_tokens")
-        return generation(body, tokens_of(messages), limit)
+        return generation(body, text_of(messages), limit)
 
     def answer(self, reply: Reply) -> bytes:
         """The whole answer, with usage."""
@@ -125,8 +125,9 @@ class Completions:
     def parse(self, body: Body) -> Ask:
         """One prompt: a string, a list with one string, or a list of token numbers."""
         one_answer(body)
-        (tokens,) = texts(filled(body, "prompt", (str, list)), "prompt", most=1)
-        return generation(body, tokens, at_least_1(body, "max_tokens"))
+        prompt = filled(body, "prompt", (str, list))
+        (tokens,) = texts(prompt, "prompt", most=1)
+        return generation(body, text_of(prompt), at_least_1(body, "max_tokens"), tokens)
 
     def answer(self, reply: Reply) -> bytes:
         """The whole answer, with usage."""
@@ -190,8 +191,8 @@ class Responses:
     def parse(self, body: Body) -> Ask:
         """``input`` as text or items, with ``instructions``."""
         source = filled(body, "input", (str, list))
-        tokens = tokens_of(source, body.get("instructions"))
-        return generation(body, tokens, at_least_1(body, "max_output_tokens"))
+        prompt = text_of(body.get("instructions"), source)
+        return generation(body, prompt, at_least_1(body, "max_output_tokens"))
 
     def answer(self, reply: Reply) -> bytes:
         """The whole response object."""

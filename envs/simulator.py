@@ -460,7 +460,9 @@ def simulate(scenario: Scenario, policy: Policy, seed: int, engine: str = "auto"
     """One episode; arguments as of :func:`run`."""
     if engine not in {"auto", "compiled", "reference"}:
         raise ConfigError(f"no engine is called {engine!r}; there are auto, compiled, reference")
-    is_readable_only = scenario.batch_wait_s > 0.0 or any(t.kind == "crash" for t in scenario.troubles)
+    has_siblings = any(spec.base for spec in scenario.models.values())  # the kernel prices them as whole models
+    crashes = any(trouble.kind == "crash" for trouble in scenario.troubles)
+    is_readable_only = scenario.batch_wait_s > 0.0 or crashes or has_siblings
     rule = None if is_readable_only or engine == "reference" else chooser_of(policy)
     if rule is None:
         if engine == "compiled":

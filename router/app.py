@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,11 @@ from typing import Self
 from fastapi import FastAPI
 
 from ccr import log
-from ccr.fleet import LiveFleet
+from ccr.expectations import Expectations, Facts
+from ccr.fleet import FleetRules, LiveFleet
+from ccr.prices import PriceList, gpu_of
 from ccr.settings import Settings, UpstreamSettings
+from ccr.timing import GPUS
 from ccr.types import NodeSpec, Reading
 from router.asgi import FrontDoor
 from router.auth import Keys
@@ -38,6 +41,7 @@ from router.upstream_http import HttpUpstream
 from router.watchdog import Watchdog
 
 _log = log.get("router")
+_MOST_NAMED = 8  # nodes in one line of the log
 
 UPSTREAMS: Mapping[str, Callable[[UpstreamSettings], Upstream]] = {
     "native": HttpUpstream,
@@ -51,6 +55,33 @@ class Readiness:
 
     draining: bool = False
     discovered: bool = False
+
+
+class SharedFleet(LiveFleet):
+    """The fleet as one of several routers sees it, none of which knows what the others send.
+
+    Args:
+        rules: constants.
+        replicas: routers that share the traffic, this one included.
+        now_s: the moment.
+        prices: what models cost on nodes.
+    """
+
+    def __init__(self, rules: FleetRules, replicas: int, now_s: float, prices: PriceList) -> None:
+        self._coverage = 1.0 / replicas
+        super().__init__(rules, now_s=now_s, prices=prices)
+
+    def expect(
+        self,
+        now_s: float,
+        *,
+        coverage: float | None = None,
+        observed: bool = False,
+        facts: Sequence[Facts] = (),
+    ) -> Expectations:
+        """As of any live fleet, with this router's share of the traffic unless another is given."""
+        share = self._coverage if coverage is None else coverage
+        return super().expect(now_s, coverage=share, observed=observed, facts=facts)
 
 
 class Router:
@@ -80,7 +111,10 @@ class Router:
         self._stack = AsyncExitStack()
         self.stats = Stats()
         self.policies = PolicySwitch(settings)
-        self.fleet = LiveFleet(settings.fleet_rules(), now_s=clock())
+        self.fleet = SharedFleet(
+            settings.fleet_rules(), settings.server.replicas, now_s=clock(), prices=settings.prices()
+        )
+        self._unpriced: set[str] = set()
         self.request_log = RequestLog(enabled=settings.log.requests, form=settings.log.format)
         self.dispatch = Dispatch(
             fleet=self.fleet,
@@ -155,6 +189,7 @@ class Router:
         """Make these nodes the fleet."""
         joined, left = self.fleet.replace(specs, self._clock())
         self._poller.set_nodes(specs)
+        self._tell_of_cards(specs)
         self.readiness.discovered = True
         if joined or left:
             _log.info("fleet.changed", joined=joined, left=left, nodes=len(specs))
@@ -162,6 +197,25 @@ class Router:
     async def abort(self) -> int:
         """End everything under way because the process goes away; returns how much there was."""
         return await self.watchdog.abort_all() + self.sidecar.abort_all()
+
+    def _tell_of_cards(self, specs: Iterable[NodeSpec]) -> None:
+        """Say, once for each label, whose times are predicted for a card that may be another."""
+        cards: dict[str, list[str]] = {}
+        for spec in specs:
+            label = spec.labels.get("gpu", "")
+            if label not in self._unpriced and gpu_of(label) is None:
+                cards.setdefault(label, []).append(spec.id)
+        self._unpriced.update(cards)
+        for label, nodes in cards.items():
+            say = _log.warning if label else _log.info
+            say(
+                "gpu.unknown",
+                label=label,
+                nodes=nodes[:_MOST_NAMED],
+                count=len(nodes),
+                taken_for="A10",
+                remedy=f"set `labels: {{gpu: ...}}` of the node to the nearest of {', '.join(GPUS)}",
+            )
 
     def _record(self, recorder: Recorder | None) -> None:
         """Tell this recorder of requests, or none."""

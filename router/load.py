@@ -14,7 +14,7 @@ from random import Random
 import aiohttp
 import msgspec
 
-from router.load_mix import Shot, prompt_text
+from router.load_mix import Shot, prompt_of
 from router.load_tally import Answer, Sample, Tally
 
 Send = Callable[[Shot], Awaitable[Answer]]
@@ -129,7 +129,7 @@ class ChatClient:
     def _body(self, shot: Shot) -> bytes:
         body = {
             "model": shot.model,
-            "messages": [{"role": "user", "content": prompt_text(shot.prompt_tokens, shot.number)}],
+            "messages": [{"role": "user", "content": prompt_of(shot)}],
             "max_tokens": shot.output_tokens,
         }
         if shot.stream:

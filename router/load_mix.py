@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import accumulate
 from random import Random
 
 #: Real tokenisers need about one token for a short word and its space: 4 bytes per token.
 BYTES_PER_TOKEN = 4
 _WORDS = "sun map ink oak dew fog jar key lid mud net owl pen ray sky tin urn vat wax yew zip arc bay cob "
-_HEAD_TOKENS = 4  # 15 hex digits and a space: no two prompts share a prefix, so no prefix cache helps.
+_HEAD_TOKENS = 4  # 15 hex digits and a space: no two prompts share a prefix but those of one session.
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Shot:
         session: sent as ``x-session-id``; empty: not sent.
         priority: sent as ``x-ccr-priority``; 0: not sent.
         stream: whether the answer is asked for as a stream.
-        number: makes the prompt's text different from the others'.
+        number: makes the prompt's text different from the others'; within a session, all begin alike.
     """
 
     model: str
@@ -93,6 +94,14 @@ def zipf(names: Sequence[str], exponent: float = 1.0) -> list[tuple[str, float]]
     """Each name with its share, the first the most popular: 1, 1/2**e, 1/3**e, ... scaled to sum to 1."""
     raw = [1.0 / rank**exponent for rank in range(1, len(names) + 1)]
     return [(name, weight / sum(raw)) for name, weight in zip(names, raw, strict=True)]
+
+
+def prompt_of(shot: Shot) -> str:
+    """The text of a request: in a session, a longer prompt repeats a shorter one and goes on, as conversations do."""
+    if not shot.session:
+        return prompt_text(shot.prompt_tokens, shot.number)
+    digest = blake2b(shot.session.encode(), digest_size=8).digest()
+    return prompt_text(shot.prompt_tokens, int.from_bytes(digest))
 
 
 def prompt_text(tokens: int, number: int = 0) -> str:

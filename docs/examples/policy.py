@@ -17,7 +17,7 @@ def score(node, req) -> float:
             points -= COLD_START
     if req.priority > 0 and kv_used(node) > 0.9:
         points -= 4
-    if node.labels.get("gpu") == "L20" and req.prompt_tokens > 8000:
+    if node.labels.get("gpu") == "L4" and req.prompt_tokens > 8000:
         points += 2
     return points
 

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from ccr.errors import ConfigError, UnknownModelError
+from ccr.shapes import LLAMA_2_7B, LLAMA_3_8B, MISTRAL_7B, QWEN_25_7B, YI_15_6B
 from ccr.timing import ModelSpec
-from envs.catalogue import LLAMA_2_7B, LLAMA_3_8B, MISTRAL_7B, QWEN_25_7B, YI_15_6B, catalogue
+from envs.catalogue import catalogue
 
 Shapes = Mapping[str, ModelSpec]
 

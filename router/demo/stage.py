@@ -164,7 +164,8 @@ async def _start_nodes(
     found = await children.until(child, "say where they are", lambda: _announced(child))
     nodes = tuple(EmulatedNode(id=f"a10-{i}", url=node["url"]) for i, node in enumerate(found["nodes"], 1))
     models = tuple(
-        ServedModel(model, facts["gib"], facts["load_s"]) for model, facts in found["models"].items()
+        ServedModel(model, facts["gib"], facts["load_s"], facts["architecture"])
+        for model, facts in found["models"].items()
     )
     return nodes, models
 

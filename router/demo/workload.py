@@ -12,7 +12,7 @@ which makes it 6.2, two thirds of that. Clients, think time and nothing else wer
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from router.load_mix import Mix, zipf
@@ -31,11 +31,13 @@ class ServedModel:
         id: ``name@version``.
         gib: GPU memory of its weights.
         load_s: expected seconds of a cold start, in emulated time.
+        architecture: as in the section of a router's config.
     """
 
     id: str
     gib: float
     load_s: float
+    architecture: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -100,7 +102,10 @@ def router_config(
             }
             for node in nodes
         ],
-        "models": {name: {"versions": _versions(known, speed)} for name, known in _by_name(models).items()},
+        "models": {
+            name: {"architecture": dict(known[0].architecture), "versions": _versions(known, speed)}
+            for name, known in _by_name(models).items()
+        },
         "upstream": {"ttft_timeout": longest_wait_s(speed)},
         "telemetry": {"interval": max(_TELEMETRY_S / speed, 0.1)},
         "log": {"requests": False},

@@ -29,7 +29,7 @@ def discovery_of(settings: Settings) -> Discovery:
             dns.host,
             dns.port,
             interval_s=dns.interval_s,
-            entry={"engine": dns.engine, "tags": list(dns.tags)},
+            entry={"engine": dns.engine, "tags": list(dns.tags), "labels": dict(dns.labels)},
         )
         for dns in settings.discovery.dns
     ]

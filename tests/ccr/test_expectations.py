@@ -6,7 +6,7 @@ import pytest
 from ccr import book as b
 from ccr import look as k
 from ccr.expectations import MAX_SESSIONS, Expectations, look_of
-from ccr.prices import PriceList
+from ccr.prices import PriceList, Stated, adapter_of
 from ccr.types import COLUMNS
 from envs.catalogue import catalogue
 from tests.factories import a_fleet, a_node, a_request, a_spec
@@ -169,6 +169,101 @@ def test_the_conversation_least_recently_seen_is_forgotten_first(monkeypatch):
 
     assert known == ["old", "newer"]
     assert MAX_SESSIONS >= 10_000
+
+
+# LoRA siblings
+
+SIBLINGS = {"chat": CHAT, "poet": adapter_of("chat", CHAT), "clerk": adapter_of("chat", CHAT)}
+ADAPTER_S = 0.25
+
+
+def with_siblings(*nodes, facts=()):
+    stated = {name: Stated(load_s=ADAPTER_S) for name in ("poet", "clerk")}
+    return Expectations(
+        PriceList(SIBLINGS, stated=stated), [a_spec(node) for node in nodes or "ab"], facts=facts
+    )
+
+
+def ask(model, **fields):
+    return a_request(model, **({"prompt_tokens": 500} | fields))
+
+
+def test_siblings_in_flight_are_one_batch_of_their_base():
+    book = with_siblings()
+    book.report(0, {"chat", "poet", "clerk"})
+
+    for model in ("poet", "clerk", "chat"):
+        place(book, request=ask(model))
+
+    assert book.book.load[b.PASS_S, 0] == pytest.approx(book.book.costs[b.DECODE_FIXED_S, 0, 0])
+    assert book.book.load[b.ACTIVE_MODELS, 0] == 1.0
+    assert look(book, ask("poet")).pairs[k.SAME_MODEL].tolist() == [3.0, 0.0]
+
+
+def test_siblings_take_the_memory_of_one_model():
+    book = with_siblings()
+    book.report(0, {"chat", "poet", "clerk"})
+
+    weights = look(book, ask("poet")).load[b.WEIGHTS_GIB, 0]
+
+    assert weights == pytest.approx(CHAT.stored_bytes / 2**30)
+
+
+def test_where_the_base_is_only_the_adapter_has_to_come():
+    book = with_siblings("here", "base", "empty")
+    book.report(0, {"chat", "poet"})
+    book.report(1, {"chat"})
+
+    seen = look(book, ask("poet", model_gib=0.1, load_s=ADAPTER_S)).pairs
+
+    whole_s = book.book.load_s[0, 2]
+    assert seen[k.LOAD_WAIT_S].tolist() == pytest.approx([0.0, ADAPTER_S, whole_s + ADAPTER_S])
+    assert seen[k.RESIDENT].tolist() == [1.0, 1.0, 0.0]
+    assert whole_s > 3.0
+
+
+def test_an_adapter_never_changes_what_is_known_of_its_base():
+    book = with_siblings(facts=[("chat", 7.5, 6.0)])
+
+    look(book, ask("poet", model_gib=0.1, load_s=0.2))
+    place(book, request=ask("clerk", model_gib=0.2, load_s=0.3))
+
+    assert book.book.weights_gib.tolist() == [7.5]
+    assert book.book.load_s.tolist() == [[6.0, 6.0]]
+
+
+def test_an_adapter_is_on_its_way_once_a_request_for_it_went_there():
+    book = with_siblings()
+    book.report(0, {"chat"})
+    book.report(1, {"chat"})
+
+    place(book, 1, ask("poet"))
+    on_its_way = look(book, ask("poet")).pairs[k.LOAD_WAIT_S].tolist()
+    book.report(1, {"chat"})
+
+    assert on_its_way == [ADAPTER_S, 0.0]
+    assert look(book, ask("poet")).pairs[k.LOAD_WAIT_S].tolist() == [ADAPTER_S, ADAPTER_S]
+
+
+def test_a_node_that_has_an_adapter_has_its_base():
+    book = with_siblings()
+
+    book.report(0, {"poet"})
+
+    assert look(book, ask("clerk")).pairs[k.LOAD_WAIT_S, 0] == ADAPTER_S
+    assert look(book, ask("chat")).pairs[k.LOAD_WAIT_S, 0] == 0.0
+
+
+def test_adapters_stay_known_where_their_nodes_stay_and_go_with_a_restart():
+    book = with_siblings("a", "b")
+    book.report(1, {"chat", "poet"})
+
+    book.replace([a_spec("b"), a_spec("c")])
+    kept = look(book, ask("poet")).pairs[k.LOAD_WAIT_S, 0]
+    book.forget(0)
+
+    assert kept == 0.0
+    assert look(book, ask("poet")).pairs[k.LOAD_WAIT_S, 0] > ADAPTER_S
 
 
 # Nodes

@@ -5,13 +5,14 @@ import pytest
 
 from ccr import book as b
 from ccr.book import BANDWIDTH, BUDGET_GIB, OVERHEAD_S
-from ccr.prices import NodePrices, PriceList
+from ccr.prices import NodePrices, PriceList, Stated, adapter_of, gpu_of
 from ccr.timing import (
     GIB,
     GPUS,
     LOAD_SOURCES,
     PRESETS,
     activation_bytes,
+    adapter_s,
     decode_s,
     load_s,
     prefill_s,
@@ -119,3 +120,86 @@ def test_a_fresh_book_is_idle_and_empty():
     kept = [row for row in range(len(b.LOAD)) if row not in (BUDGET_GIB, OVERHEAD_S, BANDWIDTH, b.SPEED)]
     assert (book.load[kept] == 0.0).all()
     np.testing.assert_array_equal(book.share, [0.5, 0.5])
+
+
+# Cards
+
+
+@pytest.mark.parametrize("label", [*GPUS])
+def test_a_card_goes_by_its_own_name(label):
+    assert gpu_of(label) is GPUS[label]
+
+
+@pytest.mark.parametrize(
+    ("label", "card"),
+    [
+        ("NVIDIA-A10", "A10"),
+        ("NVIDIA A10", "A10"),
+        ("nvidia-a10g", "A10"),
+        ("A10-PCIE-24GB", "A10"),
+        (" a10 ", "A10"),
+        ("NVIDIA-L4", "L4"),
+        ("l4_24gb", "L4"),
+        ("A100-SXM4-80GB", "A100-80G"),
+        ("NVIDIA-A100-SXM4-80GB", "A100-80G"),
+        ("NVIDIA A100 80GB PCIe", "A100-80G"),
+        ("Tesla-A100-80g", "A100-80G"),
+    ],
+)
+def test_a_card_is_known_by_its_usual_spellings(label, card):
+    assert gpu_of(label) is GPUS[card]
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "", "A1", "A100", "A100-SXM4-40GB", "L40", "L40S", "H100", "A10-SHARED", "A100-SXM4-80GB-MIG-1g.10gb",
+        "NVIDIA", "A10 L4",
+    ],
+)  # fmt: skip
+def test_another_card_or_a_slice_of_one_is_not_taken_for_it(label):
+    assert gpu_of(label) is None
+
+
+def test_a_node_of_an_unknown_card_is_priced_as_an_a10():
+    assert NodePrices.of(a_spec(labels={"gpu": "H100"}, gpu_total_gib=0.0)).gpu == GPUS["A10"]
+    assert NodePrices.of(a_spec(labels={"gpu": "NVIDIA-L4"})).gpu.bandwidth == GPUS["L4"].bandwidth
+
+
+# What the operator states
+
+
+def test_what_is_stated_of_a_model_is_known_before_its_first_request():
+    prices = PriceList(MODELS, stated={"chat-7b@1": Stated(6.5, 9.0)})
+    book = prices.book([("chat-7b@1", 0.0, 0.0), ("support-8b@1", 0.0, 0.0)], [a_spec()])
+
+    assert (book.weights_gib[0], book.load_s[0, 0]) == (6.5, 9.0)
+    assert book.weights_gib[1] == MODELS["support-8b@1"].stored_bytes / GIB
+
+
+def test_what_a_request_brings_along_wins_over_what_was_stated():
+    prices = PriceList(MODELS, stated={"chat-7b@1": Stated(6.5, 9.0)})
+
+    book = prices.book([("chat-7b@1", 7.0, 4.0)], [a_spec()])
+
+    assert (book.weights_gib[0], book.load_s[0, 0]) == (7.0, 4.0)
+
+
+# Adapters
+
+
+def test_an_adapter_has_the_shape_of_its_base_and_a_load_of_its_own():
+    poet = adapter_of("chat", CHAT, gib=0.5)
+    prices = PriceList({"chat": CHAT, "poet": poet}, {"slow": SLOW_L4})
+
+    assert (prices.base("poet"), prices.base("chat"), prices.base("else")) == ("chat", "", "")
+    assert poet.stored_bytes == CHAT.stored_bytes
+    assert poet.adapter_bytes == GIB // 2
+    assert prices.adapter_s("poet", [a_spec("a"), a_spec("slow")]).tolist() == [
+        adapter_s(poet, LOAD_SOURCES["engine_swap"]), adapter_s(poet, SLOW_L4.source),
+    ]  # fmt: skip
+    assert prices.adapter_s("poet", [a_spec("a")], stated_s=3.0).tolist() == [3.0]
+
+
+def test_an_adapter_of_unknown_size_is_small():
+    assert 0 < adapter_of("chat", CHAT).adapter_bytes < 0.05 * CHAT.stored_bytes

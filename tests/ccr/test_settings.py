@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -11,6 +12,8 @@ from pydantic import SecretStr
 
 from ccr.errors import ConfigError
 from ccr.settings import SECRETS, Settings, keys_by_section, load, parse, seconds
+from ccr.shapes import LLAMA_3_8B, MISTRAL_7B
+from ccr.timing import weights_gib
 
 HASH = "sha256:" + "0" * 64
 UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -165,6 +168,35 @@ def test_an_unknown_key_is_refused_where_it_stands(text, place):
         ("sidecar: {lease: 0}", r"sidecar\.lease: .*greater than 0"),
         ("models: {a: {aliases: {prod: '3'}}}", r"models\.a: alias 'prod' points to '3'; versions are none"),
         ("models: {a: {versions: {'1': {weight: 0}}}}", r"models\.a: every version has weight 0"),
+        (
+            "models: {a: {architecture: {like: gpt}}}",
+            r"architecture: no architecture is called 'gpt'; .*mistral-7b",
+        ),
+        (
+            "models: {a: {architecture: {layers: 3}}}",
+            r"architecture: parameters, .*hidden.* is missing; .*`like`",
+        ),
+        (
+            "models: {a: {architecture: {like: mistral-7b, weight_bytes: 4}}}",
+            r"weight_bytes: .*1 or 2 \(given: 4\)",
+        ),
+        ("models: {a: {versions: {'1': {weight_bytes: 1}}}}", r"models\.a: `weight_bytes` .* give that too"),
+        ("models: {a: {lora_of: b}}", r"models\.a: `lora_of` is 'b', .*add it, `b: {}` is enough"),
+        ("models: {a: {lora_of: a}}", r"models\.a: .* is an adapter itself"),
+        (
+            "models: {a: {lora_of: b}, b: {versions: {'1': {}, '2': {}}}}",
+            r"known as b@1, b@2: write one of these",
+        ),
+        (
+            "models: {a: {lora_of: b@3}, b: {versions: {'1': {}, '2': {}}}}",
+            r"known as b@1, b@2: write one of these",
+        ),
+        ("models: {a: {lora_of: b@3}, b: {}}", r"known as b: write one of these"),
+        (
+            "models: {a: {lora_of: b, architecture: {like: mistral-7b}}, b: {}}",
+            r"models\.a: an adapter has the architecture of its `lora_of`: remove `architecture`",
+        ),
+        ("server: {replicas: 0}", r"server\.replicas: .*greater than or equal to 1"),
         ("nodes: [{url: u, id: a}, {url: v, id: a}]", r"\(top level\): nodes: a is given more than once"),
         (
             f"keys: [{{name: a, hash: '{HASH}'}}, {{name: b, hash: '{HASH}'}}]",
@@ -288,6 +320,72 @@ def test_sizes_and_load_times_are_filled_in():
     assert (versions["1"].id, versions["1"].gib, versions["1"].load_s) == ("a@1", 14.0, 10.0)
     assert (versions["2"].id, versions["2"].gib, versions["2"].load_s) == ("a-two", 7.0, 3.0)
     assert models.catalogue().models["b"].versions[""].id == "b"
+
+
+def test_an_architecture_is_a_public_model_s_with_what_differs():
+    text = "models: {a: {architecture: {like: llama-3-8b, tied: true}, versions: {'1': {}, '2': {weight_bytes: 1}}}}"
+    models = read(text).prices().models
+
+    assert models["a@1"] == replace(LLAMA_3_8B, architecture="a", tied=True)
+    assert models["a@2"] == replace(LLAMA_3_8B, architecture="a", tied=True, weight_bytes=1)
+
+
+def test_an_architecture_may_be_written_out():
+    text = """
+    models:
+      a:
+        architecture:
+          {parameters: 7_241_732_096, embedding_parameters: 131_072_000, layers: 32, hidden: 4096,
+           kv_bytes_per_token: 131_072}
+    """
+
+    assert read(text).prices().models["a"] == replace(MISTRAL_7B, architecture="a")
+
+
+def test_a_size_that_is_not_given_is_the_architecture_s():
+    settings = read(
+        "models: {a: {architecture: {like: llama-3-8b}}, b: {gib: 4, architecture: {like: llama-3-8b}}}"
+    )
+    versions = {name: entry.versions[""] for name, entry in settings.catalogue().models.items()}
+
+    assert versions["a"].gib == pytest.approx(weights_gib(LLAMA_3_8B))
+    assert versions["b"].gib == 4.0
+    assert settings.prices().stated["a"].load_s == versions["a"].load_s
+
+
+def test_a_model_without_architecture_has_its_stated_size():
+    prices = read("models: {a: {gib: 5}}").prices()
+
+    assert (prices.models, prices.stated["a"].gib) == ({}, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("lora_of", "versions", "base"),
+    [
+        pytest.param("b", "{}", "b", id="no versions"),
+        pytest.param("b", "{'1': {}}", "b@1", id="the only one"),
+        pytest.param("b@2", "{'1': {}, '2': {id: bee}}", "bee", id="by version"),
+        pytest.param("b@prod", "{'1': {}, '2': {}}", "b@1", id="by alias"),
+    ],
+)
+def test_an_adapter_is_priced_on_its_base(lora_of, versions, base):
+    aliases = "{prod: '1'}" if lora_of.endswith("prod") else "{}"
+    settings = read(
+        f"models: {{a: {{lora_of: '{lora_of}', gib: 0.5, versions: {{x: {{}}}}}}, "
+        f"b: {{architecture: {{like: mistral-7b}}, versions: {versions}, aliases: {aliases}}}}}"
+    )
+
+    adapter = settings.prices().models["a@x"]
+
+    assert adapter == replace(MISTRAL_7B, architecture="b", base=base, adapter_bytes=2**29)
+    assert settings.catalogue().models["a"].versions["x"].gib == 0.5
+
+
+def test_the_base_of_an_adapter_needs_no_architecture():
+    prices = read("models: {a: {lora_of: b}, b: {gib: 6}}").prices()
+
+    assert prices.base("a") == "b"
+    assert weights_gib(prices.models["a"]) == pytest.approx(6.0)
 
 
 def test_the_rules_of_the_fleet_and_the_guard_are_those_of_the_settings():

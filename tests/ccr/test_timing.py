@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccr.errors import ConfigError
+from ccr.shapes import LLAMA_2_7B, LLAMA_3_8B, MISTRAL_7B, QWEN_25_7B, YI_15_6B, int8
 from ccr.timing import (
     GPUS,
     LOAD_SOURCES,
@@ -19,7 +20,6 @@ from ccr.timing import (
     step_costs,
     weights_gib,
 )
-from envs.catalogue import LLAMA_2_7B, LLAMA_3_8B, MISTRAL_7B, QWEN_25_7B, YI_15_6B, int8
 
 A10 = GPUS["A10"]
 EAGER = PRESETS["eager"]

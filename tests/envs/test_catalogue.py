@@ -1,10 +1,12 @@
 """The catalogue holds what the demo says about it."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
 
 from ccr.errors import UnknownModelError
+from ccr.shapes import SHAPES
 from ccr.timing import GPUS, LOAD_SOURCES, kv_bytes, weights_gib
 from envs.catalogue import catalogue, model_facts
 
@@ -32,6 +34,14 @@ def test_facts_are_what_a_client_of_a_faster_node_would_measure():
     for model, spec in catalogue().items():
         assert real[model].gib == pytest.approx(weights_gib(spec), abs=0.01)
         assert tenfold[model].load_s == pytest.approx(real[model].load_s / 10, abs=0.001)
+
+
+def test_facts_name_the_architecture_so_that_it_can_be_built_again():
+    for model, facts in model_facts(LOAD_SOURCES["engine_swap"]).items():
+        spec = catalogue([model])[model]
+        assert replace(SHAPES[facts.like], weight_bytes=facts.weight_bytes, architecture="") == replace(
+            spec, architecture=""
+        )
 
 
 def test_a_model_nobody_knows_is_refused_with_those_known():

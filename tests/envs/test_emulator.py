@@ -237,6 +237,115 @@ async def test_clients_recognise_a_model_that_does_not_exist():
     assert by_anthropic.value.body["error"]["type"] == "not_found_error"
 
 
+# -- conversations ---------------------------------------------------------------------------------------------------
+
+LONG = "x" * 4000  # 1000 tokens.
+
+
+async def reused(http, url):
+    """Prompt tokens that the node found in its prefix cache so far."""
+    return (await metrics_of(http, url)).get(engine("vllm:prefix_cache_hits_total"), 0)
+
+
+async def say(http, url, *texts, session="s", name="x-session-id"):
+    """One turn of a conversation, everything that was said before included; the answer's text."""
+    messages = [{"role": "user", "content": text} for text in texts]
+    headers = {name: session} if session else {}
+    status, answer, _ = await post(
+        http, url, CHAT_PATH, **ask(messages=messages, max_tokens=40), headers=headers
+    )
+    assert status == 200
+    return answer["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("name", ["x-session-id", "X-Session-Token", "x-conversation-id"])
+async def test_the_next_turn_of_a_conversation_finds_its_context_in_the_prefix_cache(name):
+    async with a_fleet() as (fleet, http):
+        url = fleet.urls[0]
+        answer = await say(http, url, LONG, name=name)
+        before = await reused(http, url)
+        await say(http, url, LONG, answer, "And why?", name=name)
+
+        assert before == 0
+        assert await reused(http, url) == 1000 + 40
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "session"),
+    [
+        pytest.param(LONG, LONG, "", id="no session"),
+        pytest.param(LONG, "y" + LONG, "s", id="another beginning"),
+    ],
+)
+async def test_what_is_not_said_again_in_its_session_is_read_again(first, second, session):
+    async with a_fleet() as (fleet, http):
+        url = fleet.urls[0]
+        await say(http, url, first, session=session)
+        await say(http, url, second, session=session)
+
+        assert await reused(http, url) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "more"),
+    [
+        pytest.param("/v1/completions", "prompt", {"max_tokens": 4}, id="completions"),
+        pytest.param(
+            "/v1/responses", "input", {"max_output_tokens": 4, "instructions": "Be brief."}, id="responses"
+        ),
+    ],
+)
+async def test_every_api_that_generates_has_conversations(path, field, more):
+    async with a_fleet() as (fleet, http):
+        url = fleet.urls[0]
+        for prompt in (LONG, LONG + " And why?"):
+            body = {"model": CHAT, field: prompt, **more}
+            await post(http, url, path, json=body, headers={"x-session-id": "s"})
+
+        assert await reused(http, url) >= 1000
+
+
+async def test_anthropic_messages_have_conversations():
+    async with a_fleet() as (fleet, http), an_anthropic(fleet) as client:
+        for text in (LONG, LONG + " And why?"):
+            await client.messages.create(
+                model=CHAT, messages=[{"role": "user", "content": text}], system="Be brief.", max_tokens=4,
+                extra_headers={"x-session-id": "s"},
+            )  # fmt: skip
+
+        assert await reused(http, fleet.urls[0]) >= 1000
+
+
+async def test_a_prompt_of_token_numbers_is_a_conversation_too():
+    async with a_fleet() as (fleet, http):
+        url = fleet.urls[0]
+        for tokens in (list(range(500)), list(range(600))):
+            body = {"model": CHAT, "prompt": tokens, "max_tokens": 4}
+            await post(http, url, "/v1/completions", json=body, headers={"x-session-id": "s"})
+
+        assert await reused(http, url) == 504
+
+
+async def test_embeddings_leave_no_context():
+    async with a_fleet() as (fleet, http):
+        url = fleet.urls[0]
+        body = {"model": CHAT, "input": LONG}
+        await post(http, url, "/v1/embeddings", json=body, headers={"x-session-id": "s"})
+        await say(http, url, LONG)
+
+        assert await reused(http, url) == 0
+
+
+async def test_a_node_that_was_reset_has_forgotten_its_conversations():
+    async with a_fleet() as (fleet, http):
+        url = fleet.urls[0]
+        await say(http, url, LONG)
+        await post(http, url, "/debug/reset")
+        await say(http, url, LONG)
+
+        assert await reused(http, url) == 0
+
+
 # -- HTTP ------------------------------------------------------------------------------------------------------------
 
 

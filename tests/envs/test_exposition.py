@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from envs.catalogue import catalogue
-from envs.exposition import Histogram, Latencies, Page, render
+from envs.exposition import Finishes, Histogram, Page, render
 from envs.node import EmulatedNode
 
 CHAT = "chat-7b@1"
@@ -27,7 +27,15 @@ def test_histogram_buckets_are_cumulative_and_end_in_the_count(values):
 def test_every_family_parses_and_is_typed():
     node = EmulatedNode(catalogue([CHAT]))
     node.place(CHAT)
-    page = Page(node.state(), {CHAT: 131_072}, {CHAT: Latencies()}, 10.0, 0.5, "boot", 3)
+    page = Page(
+        node.state(),
+        {CHAT: 131_072},
+        {CHAT: Finishes(queried_tokens=90, reused_tokens=60)},
+        10.0,
+        0.5,
+        "boot",
+        3,
+    )
 
     families = {family.name: family for family in text_string_to_metric_families(render(page))}
 
@@ -36,3 +44,5 @@ def test_every_family_parses_and_is_typed():
         families
     )
     assert families["vllm:generation_tokens"].type == "counter"
+    assert [sample.value for sample in families["vllm:prefix_cache_queries"].samples] == [90]
+    assert [sample.value for sample in families["vllm:prefix_cache_hits"].samples] == [60]

@@ -72,6 +72,29 @@ async def test_openai_chat_stream_is_the_whole_answer_piece_by_piece(openai_clie
     assert chunks[-1].usage.completion_tokens == 30
 
 
+@pytest.mark.parametrize("header", ["x-session-id", "x-session-token", "x-conversation-id"])
+async def test_a_conversation_finds_its_context_in_the_prefix_cache_of_its_node(header):
+    """The router passes the session on, and sends the next turn where the last one was."""
+    said = [{"role": "user", "content": "x" * 4000}]
+    policy = {"name": "session_affinity"}
+    async with EmulatedFleet(count=2, speed=200.0, warm=(CHAT,)) as fleet:
+        nodes = [{"url": url, "engine": "emulator", "models": [CHAT]} for url in fleet.urls]
+        async with (
+            running_router({"models": MODELS, "policy": policy}, *nodes) as router,
+            an_openai(router) as client,
+        ):
+            for question in ("Why?", "Really?"):
+                answer = await client.chat.completions.create(
+                    model="chat-7b", messages=said, max_tokens=20, extra_headers={header: "s"}
+                )
+                said.append({"role": "assistant", "content": answer.choices[0].message.content})
+                said.append({"role": "user", "content": question})
+            pages = [node.app.life.metrics().decode() for node in fleet.nodes]
+
+    hits = [line for page in pages for line in page.splitlines() if line.startswith("vllm:prefix_cache_hits")]
+    assert [float(line.split()[-1]) for line in hits] == [1000 + 20]
+
+
 async def test_openai_completions(openai_client):
     answer = await openai_client.completions.create(model="chat-7b", prompt="x" * 40, max_tokens=5)
     stream = await openai_client.completions.create(

@@ -2,7 +2,7 @@ from itertools import islice
 
 import pytest
 
-from router.load_mix import BYTES_PER_TOKEN, Lengths, Mix, prompt_text, zipf
+from router.load_mix import BYTES_PER_TOKEN, Lengths, Mix, Shot, prompt_of, prompt_text, zipf
 
 MIX = Mix(models=zipf(["a", "b", "c"]), stream_share=0.5)
 
@@ -53,6 +53,16 @@ def test_no_two_prompts_share_their_beginning():
     heads = {prompt_text(64, shot.number)[:16] for shot in islice(MIX.shots(seed=1), 1_000)}
 
     assert len(heads) == 1_000
+
+
+def test_the_prompts_of_a_session_go_on_where_the_last_one_ended():
+    """As conversations do; a prefix cache is to find them, on emulated nodes and on real ones."""
+    first, second = (prompt_of(Shot("m", tokens, 8, session="s", number=tokens)) for tokens in (64, 100))
+    other = prompt_of(Shot("m", 100, 8, session="t"))
+
+    assert second.startswith(first)
+    assert other[:16] != second[:16]
+    assert len(second) == 100 * BYTES_PER_TOKEN
 
 
 def test_a_length_without_spread_is_its_median():

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from ccr.settings import parse
+from ccr.shapes import MISTRAL_7B
 from router.demo.workload import (
     EmulatedNode,
     ServedModel,
@@ -14,7 +15,8 @@ from router.demo.workload import (
 )  # fmt: skip
 
 IDS = ("chat@1", "chat@2", "chat@3", "code@1", "code@2", "one@1")
-MODELS = [ServedModel(model, 7.0, 6.0) for model in IDS]
+LIKE = {"like": "mistral-7b", "weight_bytes": 1}
+MODELS = [ServedModel(model, 7.0, 6.0, LIKE) for model in IDS]
 NODES = [EmulatedNode("a10-1", "http://127.0.0.1:9001"), EmulatedNode("a10-2", "http://127.0.0.1:9002")]
 
 
@@ -45,6 +47,13 @@ def test_the_router_accepts_its_config_and_knows_every_model():
         model.id for model in MODELS
     }
     assert all(node.loads_on_demand and node.engine == "emulator" for node in settings.nodes)
+
+
+def test_the_router_knows_the_architecture_of_every_model():
+    models = config().prices().models
+
+    assert models.keys() == {model.id for model in MODELS}
+    assert {spec.kv_bytes_per_token for spec in models.values()} == {MISTRAL_7B.kv_bytes_per_token}
 
 
 def test_canary_weights_are_the_shares_of_the_load():

@@ -1,11 +1,14 @@
 """Nodes behind a name."""
 
+import asyncio
 import socket
 
 import pytest
 
 from ccr.errors import ConfigError
+from ccr.settings import parse
 from ccr.types import NodeSpec
+from router.discovery.configured import discovery_of
 from router.discovery.dns import DnsDiscovery, system_resolver
 from tests.router.discovery.hearing import Turns, watched
 
@@ -33,6 +36,20 @@ def a_name(answers, turns, errors=(), **more):
     return DnsDiscovery(
         "a10", "gpus.local", 8000, on_error=on_error, resolve=answers, sleep=turns.sleep, **more
     )
+
+
+async def test_a_configured_name_gives_its_nodes_engine_tags_and_labels():
+    settings = parse(
+        b"discovery: {dns: [{name: gpu, host: 127.0.0.1, port: 8000, engine: vllm, tags: [x], labels: {gpu: L4}}]}",
+        "config",
+    )
+    told = asyncio.get_running_loop().create_future()
+
+    task = asyncio.create_task(discovery_of(settings).watch(told.set_result))
+    (spec,) = await asyncio.wait_for(told, 5.0)
+    task.cancel()
+
+    assert (spec.engine, spec.tags, dict(spec.labels)) == ("vllm", {"x"}, {"gpu": "L4"})
 
 
 async def test_every_address_is_a_node_with_a_stable_id():
