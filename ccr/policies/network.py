@@ -31,8 +31,10 @@ KAPPA: Final = 0
 REJECT_COST: Final = 1
 HOLD_SHARE: Final = 2
 PRIORITY: Final = 3
-_MISS_S: Final = 8.0  # a missed promise in seconds: 2 units of 4 s each, see ccr.reward
-_LEAST_S: Final = 1e-3
+MISS_S: Final = 8.0
+"""A missed promise in seconds: two units of four each, see :mod:`ccr.reward`."""
+LEAST_S: Final = 1e-3
+"""Least cost of a node, so that its logarithm is finite."""
 
 
 class Network(NamedTuple):
@@ -104,14 +106,14 @@ def logits(nodes: Floats, request: Floats, mask: Mask, net: Network) -> Floats:
     best_s = np.min(np.where(mask, cost_s, np.inf))
     promised_s = np.expm1(PROMISE_DIVISOR * request[PROMISE])
     out[:n] -= kappa * np.log(cost_s)
-    out[n + REJECT] -= kappa * np.log(max(net.scalars[REJECT_COST] * (promised_s + _MISS_S), _LEAST_S))
-    out[n + HOLD] -= kappa * np.log(max(net.scalars[HOLD_SHARE] * best_s, _LEAST_S))
+    out[n + REJECT] -= kappa * np.log(max(net.scalars[REJECT_COST] * (promised_s + MISS_S), LEAST_S))
+    out[n + HOLD] -= kappa * np.log(max(net.scalars[HOLD_SHARE] * best_s, LEAST_S))
     return out
 
 
 def costs_s(nodes: Floats, net: Network) -> Floats:
     """The weighted cost of each node in seconds, at least a millisecond, shape ``(n,)``."""
-    return np.maximum(cost.total(terms_of(nodes), net.theta), _LEAST_S)
+    return np.maximum(cost.total(terms_of(nodes), net.theta), LEAST_S)
 
 
 def terms_of(nodes: Floats) -> Floats:
