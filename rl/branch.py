@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from ccr.reward import cost
 from envs.kernel.compiled import njit
-from envs.kernel.nodes import advance, next_event_s, submit
+from envs.kernel.nodes import advance, submit
 from envs.kernel.refs import EventsRef, NodesRef
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_EVENTS = 16384
 DRAIN_S = 120.0
 """How long after the last arrival a node is run on; what is not done by then has cost the most there is."""
 
@@ -56,12 +57,15 @@ def labels(
         if may[i] == 0:
             continue
         count = 0
-        for other in by_time[:first]:  # what it has in flight
-            if other != j and sim.node[other] == i and np.isnan(sim.total_s[other]):
+        begin = first
+        while begin < len(by_time) and at_s[by_time[begin]] <= now_s and sim.node[by_time[begin]] >= 0:
+            begin += 1  # sent in the same moment, before this one
+        for other in by_time[:begin]:  # what it has in flight
+            if sim.node[other] == i and np.isnan(sim.total_s[other]):
                 involved[count] = other
                 count += 1
         in_flight = count
-        last = first
+        last = begin
         while last < len(by_time) and at_s[by_time[last]] <= now_s + horizon_s:
             other = by_time[last]
             if other != j and node[other] == i:
@@ -76,7 +80,8 @@ def labels(
                 a.newest_context.copy(), a.noise,
             )  # fmt: skip
             events: Any = EventsRef(  # type: ignore[no-untyped-call]  # likewise
-                np.zeros(4096, np.int8), np.zeros(4096), np.zeros(4096, np.int32), np.zeros(4096, np.int64),
+                np.zeros(_EVENTS, np.int8), np.zeros(_EVENTS), np.zeros(_EVENTS, np.int32),
+                np.zeros(_EVENTS, np.int64),
                 np.zeros(1, np.int64),
             )  # fmt: skip
             until_s = now_s
@@ -86,10 +91,7 @@ def labels(
                 until_s = at_s[involved[k]]
                 submit(nodes, sim.jobs, i, involved[k], until_s, events)
                 events.count[0] = 0
-            limit_s = until_s + DRAIN_S
-            while next_event_s(nodes, i) <= limit_s:
-                advance(nodes, i, next_event_s(nodes, i), events)
-                events.count[0] = 0
+            advance(nodes, i, until_s + DRAIN_S, events)
             for k in range(count):
                 total[with_it] += _cost_of(nodes, involved[k], due_s, ideal_s)
             if with_it == 1:
