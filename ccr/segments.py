@@ -143,17 +143,47 @@ def rows(
     Raises:
         TraceError: if there is no such recording, or a sealed segment is damaged; names file and line.
     """
+    # A request that lasts long ends in a later segment than its neighbours: segments overlap at their edges.
+    parts = [_rows_of(one, skipped) for one in _wanted(path, kind, recording)]
+    yield from heapq.merge(*parts, key=lambda row: float(row["t"]))
+
+
+def headers(path: Path, kind: str = "requests", recording: str = "") -> list[dict[str, Any]]:
+    """What the segments of a recording say of themselves, in order; one whose header a crash tore says nothing.
+
+    Args:
+        path: a directory that holds a recording, or one segment.
+        kind: of the segments, where ``path`` is a directory.
+        recording: which recording, where the directory holds several.
+
+    Raises:
+        TraceError: as :func:`rows`.
+    """
+    return [head for one in _wanted(path, kind, recording) if (head := _header_of(one))]
+
+
+def _wanted(path: Path, kind: str, recording: str) -> list[Path]:
+    """The segments that are meant."""
     if not path.is_dir():
-        yield from _rows_of(path, skipped)
-        return
+        return [path]
     wanted = [one for one in segments(path) if one.kind == kind and recording in {"", one.recording}]
     found = sorted({one.recording for one in wanted})
     if not found:
         raise TraceError(f"{path} holds no recorded {kind}; record some with `ccr traces record`")
     if len(found) > 1:
         raise TraceError(f"{path} holds {len(found)} recordings ({', '.join(found)}); say which one is meant")
-    # A request that lasts long ends in a later segment than its neighbours: segments overlap at their edges.
-    yield from heapq.merge(*[_rows_of(one.path, skipped) for one in wanted], key=lambda row: float(row["t"]))
+    return [one.path for one in wanted]
+
+
+def _header_of(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            line = stream.readline()
+    except OSError as error:
+        raise TraceError(f"cannot read {path}: {error.strerror or error}") from error
+    if path.name.endswith(PART) and not line.endswith(b"\n"):
+        return {}
+    return _checked_header(line, path)
 
 
 def _rows_of(path: Path, skipped: "Counter[str]") -> Iterator[dict[str, Any]]:
@@ -175,11 +205,16 @@ def _part_rows(path: Path, skipped: "Counter[str]") -> Iterator[dict[str, Any]]:
 
 def _sealed_rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream:
-        header = _row(stream.readline(), path, "line 1")
-        if header.get("ccr_trace") != 1:
-            raise TraceError(f"{path}, line 1: not the header of a trace of format 1; is this a recording?")
+        _checked_header(stream.readline(), path)
         for number, line in enumerate(stream, 2):
             yield _row(line, path, f"line {number}")
+
+
+def _checked_header(line: bytes, path: Path) -> dict[str, Any]:
+    header = _row(line, path, "line 1")
+    if header.get("ccr_trace") != 1:
+        raise TraceError(f"{path}, line 1: not the header of a trace of format 1; is this a recording?")
+    return header
 
 
 def _row(line: bytes, path: Path, where: str) -> dict[str, Any]:

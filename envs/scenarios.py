@@ -306,12 +306,17 @@ def scenario_of(name: str) -> Scenario:
     return SCENARIOS[name]
 
 
+def _served_by(trace: Trace) -> int:
+    """Nodes that answered requests when the trace was recorded; 0 if it was not."""
+    return len(set(trace.outcomes.node) - {""}) if trace.outcomes is not None else 0
+
+
 def of_trace(path: Path, nodes: int = 0) -> Scenario:
     """The arrivals of a trace; models that are not in the catalogue take its shapes in turn.
 
     Args:
         path: the trace.
-        nodes: A10 nodes; 0: one for each 1.8 requests per second, at least two.
+        nodes: A10 nodes; 0: as many as served it if the trace tells, else one for each 1.8 requests per second, at least two.
     """
     trace = read(path)
     shapes = catalogue()
@@ -321,7 +326,7 @@ def of_trace(path: Path, nodes: int = 0) -> Scenario:
         model: shapes.get(model) or known.get(model.partition("@")[0]) or in_turn[k % len(in_turn)]
         for k, model in enumerate(trace.models)
     }
-    count = nodes or max(2, round(len(trace) / max(trace.span_s, 1.0) / 1.8))
+    count = nodes or _served_by(trace) or max(2, round(len(trace) / max(trace.span_s, 1.0) / 1.8))
     popular = [trace.models[row] for row in np.argsort(-np.bincount(trace.model, minlength=len(specs)))]
     return Scenario(
         name=path.name,

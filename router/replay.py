@@ -23,6 +23,8 @@ from router.replay_reader import Arrival, read
 _COLUMNS = ("requests", "errors", "p50_ms", "p99_ms", "ttft_p50_ms", "ttft_p99_ms", "qps")
 # A client this late measures itself too; people should know.
 _LATE_S = 0.020
+#: Why a recorded row is left out: the router refused the request before it knew a model to ask for.
+NO_MODEL = "refused without a model when recorded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Plan:
     """How a trace becomes requests.
 
     Args:
-        trace: the file.
+        trace: the file, or the directory of a recording.
         start_s: trace time at which to begin.
         duration_s: seconds of the trace to send.
         limit: most requests to send; 0 for all.
@@ -75,19 +77,23 @@ def schedule(plan: Plan, reading: Reading) -> Iterator[tuple[float, Shot]]:
     """Seconds from the start of the replay, and what to send then; read as it is needed.
 
     Raises:
-        TraceError: if the trace cannot be read, or a row names no model and the plan does not either.
+        TraceError: if the trace cannot be read, or a row names no model and the plan does not either. A recorded
+            request that ended without a model is left out and counted.
     """
-    for arrival in read(plan.trace, reading.skipped if plan.skip_bad else None):
+    for arrival in read(plan.trace, reading.skipped, skip_bad=plan.skip_bad):
         if arrival.t < plan.start_s:
             continue
         if arrival.t >= plan.start_s + plan.duration_s or (plan.limit and reading.sent >= plan.limit):
             return
+        model = plan.model or plan.model_map.get(arrival.model, arrival.model)
+        if not model and arrival.status:
+            reading.skipped[NO_MODEL] += 1
+            continue
         reading.sent += 1
-        yield (arrival.t - plan.start_s) / plan.rate_scale, _shot(arrival, plan, reading)
+        yield (arrival.t - plan.start_s) / plan.rate_scale, _shot(arrival, model, plan, reading)
 
 
-def _shot(arrival: Arrival, plan: Plan, reading: Reading) -> Shot:
-    model = plan.model or plan.model_map.get(arrival.model, arrival.model)
+def _shot(arrival: Arrival, model: str, plan: Plan, reading: Reading) -> Shot:
     if not model:
         raise TraceError(
             f"{plan.trace}, line {arrival.line}: model is empty; say which to ask for with --model"
@@ -178,9 +184,9 @@ def replay(
 ) -> None:  # fmt: skip
     """Send a request TRACE to a router or a node, and measure.
 
-    TRACE is CSV or JSON lines, gzipped or not, in the trace format's `requests` columns. Requests go out at the
-    trace's own times and latency counts from those times, unless --clients asks for a closed loop. Prompts are made
-    up at the recorded lengths; a trace holds no text.
+    TRACE is CSV or JSON lines, gzipped or not, in the trace format's `requests` columns, or the directory of a
+    recording. Requests go out at the trace's own times and latency counts from those times, unless --clients asks for
+    a closed loop. Prompts are made up at the recorded lengths; a trace holds no text.
     """
     if think_s is not None and not clients:
         raise click.UsageError("--think-time belongs to a closed loop: give --clients too")

@@ -1,8 +1,9 @@
-"""Requests of a trace file: CSV or JSON lines, gzipped or not, checked row by row.
+"""Requests of a trace: CSV or JSON lines, gzipped or not, or a recording as the router left it; checked row by row.
 
 The columns are those of the trace format's ``requests`` kind (``docs/traces.md``). Read here: ``t``, ``model``,
-``version``, ``prompt_tokens``, ``output_tokens``, ``session``, ``priority``; the others are outcomes of the run that
-was recorded and are not looked at. An empty field is unknown, and stays so.
+``version``, ``prompt_tokens``, ``output_tokens``, ``session``, ``priority``, and ``status``, which tells a request that
+was recorded from one that is only planned; the others are outcomes and are not looked at. An empty field is unknown,
+and stays so.
 """
 
 import csv
@@ -19,6 +20,8 @@ from typing import Any, BinaryIO, cast
 import msgspec
 
 from ccr.errors import TraceError
+from ccr.segments import PART
+from ccr.segments import rows as recorded_rows
 
 #: Bytes of the longest line: 120,000 tokens as a chain of 16-token prefix blocks take about 60 KiB.
 MAX_LINE_BYTES = 2**17
@@ -34,7 +37,7 @@ class Arrival:
     """One row: a request that arrived.
 
     Args:
-        line: where it stands in the file, from 1.
+        line: where it stands in the file, from 1; of a recording, which row.
         t: seconds from the start of the trace.
         model: what the client asked for; empty when unknown.
         version: the version it insisted on; empty when none.
@@ -42,6 +45,7 @@ class Arrival:
         output_tokens: length of the answer; ``None`` when unknown, 0 when it failed.
         session: conversation id; empty when single-shot or unknown.
         priority: 0 is normal.
+        status: how it ended when it was recorded; empty when it was not.
     """
 
     line: int
@@ -52,6 +56,7 @@ class Arrival:
     output_tokens: int | None = None
     session: str = ""
     priority: int = 0
+    status: str = ""
 
 
 class _BadRow(Exception):
@@ -62,30 +67,40 @@ class _BadRow(Exception):
         super().__init__(story)
 
 
-def read(path: Path, skipped: "Counter[str] | None" = None) -> Iterator[Arrival]:
-    """The requests in a trace file, one at a time.
+def read(path: Path, skipped: "Counter[str] | None" = None, *, skip_bad: bool = False) -> Iterator[Arrival]:
+    """The requests in a trace, one at a time.
 
     Args:
-        path: the file.
-        skipped: counts rows that cannot be used, by reason, and they are left out; without it the first one raises.
+        path: a file, a segment of a recording, or the directory of one.
+        skipped: counts what is left out, by reason: lines that a crash tore.
+        skip_bad: leave out, and count, rows that cannot be used; else the first one raises.
 
     Raises:
         TraceError: naming file, line, reason and remedy.
     """
+    skipped = Counter() if skipped is None else skipped
     before_s = -math.inf
+    for line, row in _records(path, skipped):
+        try:
+            arrival = _arrival(line, row, before_s)
+        except _BadRow as bad:
+            if not skip_bad:
+                raise TraceError(
+                    f"{path}, line {line}: {bad.story}. Correct the row, or leave such rows out with --skip-bad."
+                ) from None
+            skipped[bad.reason] += 1
+            continue
+        before_s = arrival.t
+        yield arrival
+
+
+def _records(path: Path, skipped: "Counter[str]") -> Iterator[tuple[int, Mapping[str, Any] | _BadRow]]:
+    """Rows with their numbers; those of a recording in order of time over all its segments."""
+    if path.is_dir() or path.name.endswith(PART):
+        yield from enumerate(recorded_rows(path, skipped), 1)
+        return
     with _opened(path) as stream:
-        for line, row in _rows(stream, path):
-            try:
-                arrival = _arrival(line, row, before_s)
-            except _BadRow as bad:
-                if skipped is None:
-                    raise TraceError(
-                        f"{path}, line {line}: {bad.story}. Correct the row, or leave such rows out with --skip-bad."
-                    ) from None
-                skipped[bad.reason] += 1
-                continue
-            before_s = arrival.t
-            yield arrival
+        yield from _rows(stream, path)
 
 
 @contextmanager
@@ -210,6 +225,7 @@ def _arrival(line: int, row: Mapping[str, Any] | _BadRow, before_s: float) -> Ar
         output_tokens=_count(row, "output_tokens", 0),
         session=_name(row, "session"),
         priority=_count(row, "priority", -_MAX_TOKENS) or 0,
+        status=_name(row, "status"),
     )
 
 

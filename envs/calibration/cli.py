@@ -1,6 +1,5 @@
 """``ccr calibrate``: constants of the timing model from measurements, and how far off they are."""
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,23 +10,35 @@ import click
 from ccr.errors import CCRError, ConfigError
 from ccr.timing import GPUS, LOAD_SOURCES, PRESETS, EnginePreset, GpuSpec, LoadSource
 from envs.calibration.constants import Calibration, NodeConstants, write_calibration
-from envs.calibration.loads import LoadFit, fit_loads, read_loads
+from envs.calibration.loads import LEAST_LOADS, LoadFit, fit_loads, read_loads, too_few
 from envs.calibration.nodes import NodeFit, fit_node
 from envs.calibration.profiles import choose, fit_preset, leave_one_out, model_errors, read_profiles
 from envs.calibration.recorded import read_samples, read_served
 from envs.calibration.report import EngineReport, document, show_loads, show_nodes, show_profiles
 from envs.calibration.shapes import Shapes, known_shapes
 from envs.node import NodeSettings
+from envs.traces.source import sha256_of
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_RECORDED = click.Path(exists=True, path_type=Path)
 _NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
 @click.command("calibrate")
 @click.option("--profiles", type=_FILE, help="Step profiles (CSV): fit the engine's constants.")
-@click.option("--trace", type=_FILE, help="Recorded requests: fit overhead and bandwidth of each node.")
-@click.option("--telemetry", type=_FILE, help="Telemetry of the same time: is the trace all of the load?")
-@click.option("--loads", type=_FILE, help="Recorded loads, or published load times: fit the rate by source.")
+@click.option(
+    "--trace",
+    type=_RECORDED,
+    help="Recorded requests, a file or the recording's directory: fit overhead and bandwidth of each node.",
+)
+@click.option(
+    "--telemetry", type=_RECORDED, help="Telemetry of the same time, likewise: is the trace all of the load?"
+)
+@click.option(
+    "--loads",
+    type=_RECORDED,
+    help="Recorded loads, likewise, or published load times: fit the rate by source.",
+)
 @click.option("--shapes", type=_FILE, help="YAML with the shapes of your own models, by name.")
 @click.option("--fit", default="", help="Models of the profile to fit on, with commas. Default: all.")
 @click.option("--hold-out", default="", help="Models of the profile not to fit on, only to report.")
@@ -43,7 +54,12 @@ _NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
     type=click.Choice(list(LOAD_SOURCES)),
     default="engine_swap",
     show_default=True,
-    help="Where the trace's nodes load weights from.",
+    help="Where the trace's nodes load weights from, and what loads came from whose row does not tell.",
+)
+@click.option(
+    "--prefix-cache/--no-prefix-cache",
+    default=True,
+    help="Whether the trace's nodes keep the context of a conversation for its next turn. Default: they do.",
 )
 @click.option(
     "--bar", type=click.FloatRange(0.0), help="Fail when a model's error is above this, in percent."
@@ -63,6 +79,7 @@ def calibrate(
     gpu: str,
     preset: str | None,
     source: str,
+    prefix_cache: bool,
     bar: float | None,
     out: Path | None,
     plot: Path | None,
@@ -80,9 +97,10 @@ def calibrate(
         nodes: list[NodeFit] = []
         if trace:
             base = engine.fit.preset if engine else PRESETS[preset or "graph"]
-            nodes = _fit_nodes(trace, telemetry, known, NodeSettings(card, base, LOAD_SOURCES[source]))
+            settings = NodeSettings(card, base, LOAD_SOURCES[source], prefix_cache=prefix_cache)
+            nodes = _fit_nodes(trace, telemetry, known, settings)
             show_nodes(nodes, base)
-        sources = _fit_loads(loads, known) if loads else []
+        sources = _fit_loads(loads, known, source) if loads else []
         measured = [path for path in (profiles, trace, telemetry, loads) if path]
         if plot and engine:
             # matplotlib takes half a second to import, and most calibrations draw nothing.
@@ -163,10 +181,12 @@ def _fit_nodes(trace: Path, telemetry: Path | None, shapes: Shapes, settings: No
     return [fit_node(requests, settings, samples.get(node, ())) for node, requests in nodes]
 
 
-def _fit_loads(path: Path, shapes: Shapes) -> list[LoadFit]:
-    loads, skipped = read_loads(path, shapes)
-    for kind, count in sorted(skipped.items()):
-        click.echo(f"left out: {count} rows of kind {kind}")
+def _fit_loads(path: Path, shapes: Shapes, unnamed: str) -> list[LoadFit]:
+    loads, skipped = read_loads(path, shapes, unnamed)
+    for reason, count in sorted(skipped.items()):
+        click.echo(f"left out: {count} rows {reason}")
+    for which, count in too_few(loads).items():
+        click.echo(f"left out: {count} loads of {which}; at least {LEAST_LOADS} are needed")
     found = fit_loads(loads)
     show_loads(found)
     return found
@@ -185,5 +205,5 @@ def _calibration(
         preset=engine.fit.preset if engine else None,
         nodes={node.node: NodeConstants(node.overhead_s.value, node.bw_scale.value) for node in nodes},
         loads=loads,
-        measured={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in measured},
+        measured={path.name: sha256_of(path) for path in measured},
     )

@@ -29,7 +29,8 @@ _SOURCES: Mapping[str, str] = MappingProxyType(
 _NOT_WEIGHTS = ("lora", "evict")
 # Sizes closer than this cannot tell a fixed part from a slow rate.
 _SPREAD = 1.3
-_LEAST_LOADS = 3
+#: Loads of a place and kind that it takes to say how they vary.
+LEAST_LOADS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,38 +71,64 @@ class LoadFit:
     n: int
 
 
-def read_loads(path: Path, shapes: Shapes) -> tuple[list[Load], Counter[str]]:
-    """Loads of weights, and how many rows of other kinds there were.
+def read_loads(path: Path, shapes: Shapes, unnamed: str = "engine_swap") -> tuple[list[Load], Counter[str]]:
+    """Loads of weights, and why other rows were left out.
 
     Args:
-        path: ``loads`` rows of the trace format, or ``gpu,model,loader,loading_s``.
+        path: ``loads`` rows of the trace format, the directory of a recording, or ``gpu,model,loader,loading_s``.
         shapes: of the models; their size where the row does not give one.
+        unnamed: key in :data:`ccr.timing.LOAD_SOURCES` for rows without a kind: a router sees that a model came, not
+            where from.
 
     Raises:
         TraceError: naming the line and the reason.
     """
-    rows = read_rows(path, ("model",))
+    rows = read_rows(path, ("model",), "loads")
     if "loading_s" in rows[0].values:
         return [_published(row, shapes) for row in read_rows(path, _PUBLISHED)], Counter()
-    rows = read_rows(path, _OURS)
-    skipped = Counter(row.text("kind") for row in rows if row.text("kind") in _NOT_WEIGHTS)
-    loads = [_ours(row, shapes) for row in rows if row.text("kind") not in _NOT_WEIGHTS]
+    rows = read_rows(path, _OURS, "loads")
+    skipped = Counter(reason for row in rows if (reason := _no_load(row)))
+    loads = [_ours(row, shapes, unnamed) for row in rows if not _no_load(row)]
     if not loads:
-        raise TraceError(f"{path.name} has no load of weights, only {', '.join(skipped)}")
+        raise TraceError(f"{path.name} has no load of weights, only rows {', '.join(skipped)}")
     return loads, skipped
 
 
 def fit_loads(loads: Sequence[Load]) -> list[LoadFit]:
-    """A source for each place and kind of load, in the order of the file.
+    """A source for each place and kind of load that has enough of them, in the order of the file.
 
     Raises:
-        TraceError: too few loads of a kind to say anything.
+        TraceError: too few loads of any kind to say anything.
     """
-    groups = dict.fromkeys((load.where, load.source) for load in loads)
-    return [
-        _fit(where, source, [load for load in loads if (load.where, load.source) == (where, source)])
-        for where, source in groups
-    ]
+    groups = _grouped(loads)
+    enough = {group: of for group, of in groups.items() if len(of) >= LEAST_LOADS}
+    if not enough:
+        few = "; ".join(f"{where}: {len(of)} loads from {source}" for (where, source), of in groups.items())
+        raise TraceError(f"{few}; at least {LEAST_LOADS} are needed to say how they vary")
+    return [_fit(where, source, of) for (where, source), of in enough.items()]
+
+
+def too_few(loads: Sequence[Load]) -> dict[str, int]:
+    """Loads of each place and kind that :func:`fit_loads` leaves out, by ``WHERE from SOURCE``."""
+    return {
+        f"{where} from {source}": len(of)
+        for (where, source), of in _grouped(loads).items()
+        if len(of) < LEAST_LOADS
+    }
+
+
+def _grouped(loads: Sequence[Load]) -> dict[tuple[str, str], list[Load]]:
+    groups: dict[tuple[str, str], list[Load]] = {}
+    for load in loads:
+        groups.setdefault((load.where, load.source), []).append(load)
+    return groups
+
+
+def _no_load(row: Row) -> str:
+    """Why a row says nothing about loading; empty when it does. A restart has a kind, and no model."""
+    if row.text("kind") in _NOT_WEIGHTS:
+        return f"of kind {row.text('kind')}"
+    return next((f"without {name}" for name in ("model", "ms") if not row.has(name)), "")
 
 
 def _published(row: Row, shapes: Shapes) -> Load:
@@ -110,9 +137,10 @@ def _published(row: Row, shapes: Shapes) -> Load:
     )
 
 
-def _ours(row: Row, shapes: Shapes) -> Load:
+def _ours(row: Row, shapes: Shapes, unnamed: str) -> Load:
     size = row.above_zero("bytes") if row.has("bytes") else _size(row, shapes)
-    return Load(_source(row, "kind"), row.required_text("node"), size, row.above_zero("ms") / 1000)
+    source = _source(row, "kind") if row.has("kind") else unnamed
+    return Load(source, row.required_text("node"), size, row.above_zero("ms") / 1000)
 
 
 def _source(row: Row, column: str) -> str:
@@ -131,10 +159,6 @@ def _size(row: Row, shapes: Shapes) -> float:
 
 
 def _fit(where: str, source: str, loads: Sequence[Load]) -> LoadFit:
-    if len(loads) < _LEAST_LOADS:
-        raise TraceError(
-            f"{where}: {len(loads)} loads from {source}; at least {_LEAST_LOADS} are needed to say how they vary"
-        )
     shipped = LOAD_SOURCES[source]
     sizes = np.array([load.bytes for load in loads])
     seconds = np.array([load.seconds for load in loads])

@@ -1,6 +1,7 @@
 """A node's own constants from what it was recorded to do: replay its requests, and see which constants explain its times.
 
-The replay is the emulated node itself, so batches, queues, loads and KV limits are those of the simulator.
+The replay is the emulated node itself, so batches, queues, evictions and KV limits are those of the simulator. Only how
+long each load took is taken from the trace: that varies from load to load, and is not what is sought.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,20 @@ from math import inf
 import numpy as np
 
 from ccr.errors import TraceError
+from ccr.timing import prefill_s
 from envs.calibration.recorded import Sample, Served, models_of
 from envs.calibration.solve import Constant, Floats, Range, fit_constants
+from envs.lane import Lane
 from envs.node import EmulatedNode, NodeSettings
 from envs.words import Finished, Job, NeverFitsError
 
 #: Requests of one node that a fit replays at most; a fit runs them about a hundred times.
 REPLAYED = 500
+# A request this far off met another queue in the replay than it did: one other eviction, and a dozen requests wait for
+# seconds that did not, or the reverse. How far off they are says nothing about the constants.
+_ASTRAY = 0.25
+# First tokens this close together came out of one prefill.
+_ONE_STEP_S = 0.01
 # Beyond this the trace does not hold what kept the node busy.
 _MISSING_LOAD = 0.25
 
@@ -104,19 +112,21 @@ def fit_node(requests: Sequence[Served], settings: NodeSettings, samples: Sequen
     """Overhead and bandwidth of one node.
 
     Args:
-        requests: of this node, in order of dispatch; cold ones are replayed, and not fitted on.
+        requests: of this node, in order of dispatch; cold ones, and those that joined their loads, are replayed, and
+            not fitted on.
         settings: card, engine and source of weights; its overhead and bandwidth are what is sought.
         samples: its telemetry, to see whether the trace holds all of its load.
 
     Raises:
         TraceError: no warm request, or one that does not fit the card.
     """
-    requests = requests[:REPLAYED]
+    requests = _with_joined(requests[:REPLAYED])
     if all(request.cold for request in requests):
         raise TraceError(f"node {requests[0].node}: every request was a cold start; nothing shows its steps")
 
     def errors(values: Mapping[str, float]) -> Floats:
-        return np.concatenate(_relative(requests, replay(requests, _with(settings, values))))
+        found = np.concatenate(_relative(requests, replay(requests, _with(settings, values))))
+        return np.clip(found, -_ASTRAY, _ASTRAY)
 
     found = fit_constants(errors, _RANGES)
     fitted = _with(settings, {name: constant.value for name, constant in found.items()})
@@ -158,10 +168,53 @@ def _with(settings: NodeSettings, values: Mapping[str, float]) -> NodeSettings:
     return replace(settings, overhead_s=values["overhead_s"], bw_scale=values["bw_scale"])
 
 
+class _Paced(EmulatedNode):
+    """A node whose loads end so that the request they were begun for has its first token when it had it in the trace.
+
+    A load takes a tenth longer or shorter than expected, and all that comes later on a node that often loads moves with
+    it: with loads of the expected length, a replay soon has nothing to do with what was recorded.
+    """
+
+    def __init__(self, requests: Sequence[Served], settings: NodeSettings) -> None:
+        super().__init__(models_of(requests), settings)
+        self._recorded = requests
+
+    def _load_seconds(self, lane: Lane) -> float:
+        head = lane.head
+        request = self._recorded[int(head.job.id)] if head is not None else None
+        if request is None or request.first_s is None:
+            return super()._load_seconds(lane)
+        first_at_s = request.at_s + request.first_s
+        batch = [
+            other.prompt_tokens
+            for other in self._recorded
+            if other.model == request.model
+            and other.first_s is not None
+            and abs(other.at_s + other.first_s - first_at_s) < _ONE_STEP_S
+        ]
+        return max(first_at_s - self._now_s - prefill_s(lane.costs, batch), 0.0)
+
+
+def _with_joined(requests: Sequence[Served]) -> list[Served]:
+    """The requests, with those cold too that were dispatched while the weights were on their way for an earlier one.
+
+    To the router they were not: a model that somebody waits for counts as resident, so that nobody loads it twice.
+    """
+    there_s: dict[str, float] = {}
+    found = []
+    for request in requests:
+        if request.cold:
+            wait_s = request.total_s if request.first_s is None else request.first_s
+            there_s[request.model] = max(request.at_s + wait_s, there_s.get(request.model, 0.0))
+        is_early = request.at_s < there_s.get(request.model, 0.0)
+        found.append(replace(request, cold=True) if is_early else request)
+    return found
+
+
 def _started(requests: Sequence[Served], settings: NodeSettings) -> EmulatedNode:
     """A node with the models resident that were warm when first asked for, as far as they fit together."""
     models = models_of(requests)
-    node = EmulatedNode(models, settings)
+    node = _Paced(requests, settings)
     for model in models:
         first = next(request for request in requests if request.model == model)
         if not first.cold:
@@ -171,10 +224,12 @@ def _started(requests: Sequence[Served], settings: NodeSettings) -> EmulatedNode
 
 
 def _submit(node: EmulatedNode, number: int, request: Served) -> None:
+    job = Job(
+        str(number), request.model, request.prompt_tokens, request.output_tokens,
+        session=request.session, prefix_tokens=request.prefix_tokens,
+    )  # fmt: skip
     try:
-        node.submit(
-            Job(str(number), request.model, request.prompt_tokens, request.output_tokens), request.at_s
-        )
+        node.submit(job, request.at_s)
     except NeverFitsError as error:
         raise TraceError(f"line {request.line}: {error}") from error
 

@@ -1,8 +1,8 @@
 """Requests and telemetry as they were recorded: what a node was asked, when, and how long it took."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ccr.errors import TraceError, UnknownModelError
@@ -31,6 +31,9 @@ class Served:
         first_s: from dispatch to the first token; ``None`` where the answer was not streamed.
         total_s: from dispatch to the end.
         cold: whether the weights were not resident.
+        session: conversation; empty for none.
+        prefix_tokens: leading prompt tokens that repeat what the conversation said to this node before, whether the
+            node still has them or not.
     """
 
     line: int
@@ -43,6 +46,8 @@ class Served:
     first_s: float | None
     total_s: float
     cold: bool
+    session: str = ""
+    prefix_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ def read_served(path: Path, shapes: Shapes) -> tuple[dict[str, list[Served]], Co
     """Answered requests by node, in order of dispatch, and why the others were left out.
 
     Args:
-        path: request rows of the trace format.
+        path: request rows of the trace format, or the directory of a recording.
         shapes: of the models.
 
     Raises:
@@ -72,7 +77,7 @@ def read_served(path: Path, shapes: Shapes) -> tuple[dict[str, list[Served]], Co
     """
     skipped: Counter[str] = Counter()
     served: dict[str, list[Served]] = {}
-    for row in read_rows(path, _REQUESTS):
+    for row in read_rows(path, _REQUESTS, "requests", skipped):
         if reason := _unusable(row):
             skipped[reason] += 1
         else:
@@ -83,9 +88,11 @@ def read_served(path: Path, shapes: Shapes) -> tuple[dict[str, list[Served]], Co
         raise TraceError(
             f"{path.name} has no row to fit on ({why}). Imported public traces are arrivals only: record one from your own nodes"
         )
-    for requests in served.values():
-        requests.sort(key=lambda request: request.at_s)
-    return dict(sorted(served.items())), skipped
+    in_order = {
+        node: list(_continued(sorted(requests, key=lambda request: request.at_s)))
+        for node, requests in sorted(served.items())
+    }
+    return in_order, skipped
 
 
 def read_samples(path: Path) -> dict[str, list[Sample]]:
@@ -95,7 +102,7 @@ def read_samples(path: Path) -> dict[str, list[Sample]]:
         TraceError: naming the line and the reason.
     """
     samples: dict[str, list[Sample]] = {}
-    for row in read_rows(path, _TELEMETRY):
+    for row in read_rows(path, _TELEMETRY, "telemetry"):
         if not row.has("running"):
             continue
         kv_used = row.optional("kv_used_frac")
@@ -141,7 +148,25 @@ def _served(row: Row, shapes: Shapes) -> Served:
     return Served(
         row.line, row.number("t") + queue_s, row.text("node"), model, shape,
         row.whole("prompt_tokens", 1), output_tokens, first_s, total_s, _is_cold(row),
+        row.text("session"), row.whole("prefix_tokens") if row.has("prefix_tokens") else 0,
     )  # fmt: skip
+
+
+def _continued(requests: Iterable[Served]) -> Iterator[Served]:
+    """The requests of a node, with what their prompts repeat where the trace does not tell.
+
+    It holds no text. Clients send all that was said before with every turn, so a prompt at least as long as the
+    conversation's last one to the same model is taken to begin with it; a shorter one was cut, and repeats nothing.
+    """
+    last: dict[tuple[str, str], int] = {}
+    for request in requests:
+        if not request.session:
+            yield request
+            continue
+        said = last.get((request.model, request.session), request.prompt_tokens + 1)
+        last[request.model, request.session] = request.prompt_tokens
+        goes_on = not request.prefix_tokens and said <= request.prompt_tokens
+        yield replace(request, prefix_tokens=request.prompt_tokens) if goes_on else request
 
 
 def _model(row: Row, shapes: Shapes) -> tuple[str, ModelSpec]:

@@ -1,10 +1,11 @@
-"""Tables on disk, CSV or JSON lines, plain or gzipped: rows that know their line and refuse in words."""
+"""Tables on disk: CSV or JSON lines, plain or gzipped, or a recording; rows that know their line and refuse in words."""
 
 import csv
 import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ccr.errors import TraceError
+from ccr.segments import rows as recorded_rows
 
 _GZIP = b"\x1f\x8b"
 
@@ -21,8 +23,8 @@ class Row:
     """One row of a table; an empty cell is an unknown value.
 
     Args:
-        path: of the file.
-        line: in the file, from 1.
+        path: of the file, or of the directory of a recording.
+        line: in the file, from 1; of a recording, which row.
         values: column -> cell.
     """
 
@@ -78,24 +80,42 @@ class Row:
         return value
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
+def read_rows(
+    path: Path, columns: Sequence[str], kind: str = "requests", skipped: "Counter[str] | None" = None
+) -> list[Row]:
     """Every row of a table.
 
     Args:
-        path: CSV with a header, or JSON lines, with or without a ``ccr_trace`` header line; plain or gzipped.
+        path: CSV with a header, or JSON lines, with or without a ``ccr_trace`` header line, plain or gzipped; or the
+            directory of a recording.
         columns: what the table must have.
+        kind: which rows of a recording.
+        skipped: counts the lines of a recording that a crash tore.
 
     Raises:
         TraceError: naming the file, the line and what is wrong.
     """
-    text = _text(path)
-    rows = list(_json_rows(path, text) if text.lstrip().startswith("{") else _csv_rows(path, text, columns))
+    rows = list(
+        _recorded_rows(path, kind, Counter() if skipped is None else skipped)
+        if path.is_dir()
+        else _file_rows(path, columns)
+    )
     if not rows:
         raise TraceError(f"{path.name} has no rows; it needs the columns {', '.join(columns)}")
     for row in rows:
         if missing := [name for name in columns if name not in row.values]:
             raise row.wrong(f"no {', '.join(missing)}; the row has {', '.join(row.values)}")
     return rows
+
+
+def _recorded_rows(path: Path, kind: str, skipped: "Counter[str]") -> Iterator[Row]:
+    for number, values in enumerate(recorded_rows(path, skipped, kind), start=1):
+        yield Row(path, number, values)
+
+
+def _file_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    text = _text(path)
+    return _json_rows(path, text) if text.lstrip().startswith("{") else _csv_rows(path, text, columns)
 
 
 def _text(path: Path) -> str:

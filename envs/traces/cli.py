@@ -62,6 +62,9 @@ _SCALE = click.option(
 @_SCALE
 @click.option("--recording", default="", help="Which recording, where a directory holds several.")
 @click.option(
+    "--note", "notes", multiple=True, help="What the header shall say beside it, such as what ran; repeat it."
+)
+@click.option(
     "--skip-bad", is_flag=True, help="Count rows that cannot be read and leave them out, instead of stopping."
 )
 @_JSON
@@ -77,6 +80,7 @@ def import_(
     seed: int | None,
     scale_rate: float,
     recording: str,
+    notes: tuple[str, ...],
     skip_bad: bool,
     as_json: bool,
 ) -> None:
@@ -93,7 +97,7 @@ def import_(
         from_s = from_h * 3600
         wishes = Wishes(
             model=model, seed=seed or 0, from_s=from_s, rate_scale=scale_rate, block_tokens=block_tokens or 0, recording=recording,
-            until_s=from_s + hours * 3600 if hours else float("inf"),
+            until_s=from_s + hours * 3600 if hours else float("inf"), notes=notes,
         )  # fmt: skip
         with _progress(f"importing {form}") as progress:
             header = import_trace(form, file, out, wishes, skip_bad=skip_bad, progress=progress)

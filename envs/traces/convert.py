@@ -233,13 +233,14 @@ def _refuse_nothing(count: int, path: Path, source: Source) -> None:
 
 
 def _header(form: str, reader: Reader, source: Source, wishes: Wishes, moved: _Moved, count: int) -> Header:
-    notes = [*reader.notes]
+    notes = [*reader.notes, *source.notes]
     if wishes.from_s > 0.0 or wishes.until_s < math.inf:
         notes.append(f"from {wishes.from_s:g} s to {wishes.until_s:g} s of the source")
     if wishes.rate_scale != 1.0:
         notes.append(f"rate scaled by {wishes.rate_scale:g}")
     if moved.rows:
         notes.append(f"{moved.rows} rows came out of order and were sorted in")
+    notes += wishes.notes
     old = header_of(source.path) if isinstance(reader, CcrFormat) else None
     if old is not None and old.source:
         return replace(

@@ -24,6 +24,7 @@ class Wishes:
         rate_scale: how much denser than in the source the requests shall be, > 0.
         block_tokens: tokens of a prefix block where the source does not say; 0 for none.
         recording: which one, where a directory holds several; empty: the only one.
+        notes: what the header shall say beside what it says anyway.
     """
 
     model: str = ""
@@ -33,6 +34,7 @@ class Wishes:
     rate_scale: float = 1.0
     block_tokens: int = 0
     recording: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Reader(Protocol):

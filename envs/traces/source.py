@@ -63,6 +63,7 @@ class Source:
         progress: told which share of the file has been read.
         rows_read: so far.
         dropped: rows left out so far, by reason.
+        notes: what the source says of itself, for the header.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class Source:
     progress: Progress | None = None
     rows_read: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[Line]:
         """Lines that are not blank, with their numbers from 1.

@@ -246,12 +246,15 @@ class Residency:
 
 
 def _loaded(before: Reading, now: Reading) -> list[str]:
-    """Models that became resident, or whose last load took another time than it had."""
+    """Models that became resident, or whose last load took another time than it had.
+
+    Some sources tell the time of a load when it begins: it is a row once, when the model is there.
+    """
     came = frozenset[str]()
     if before.loaded is not None and now.loaded is not None:
         came = now.loaded - before.loaded
     timed = {model for model, took_s in now.load_s.items() if before.load_s.get(model) != took_s}
-    return sorted(came | timed)
+    return sorted(came | (timed if now.loaded is None else timed & now.loaded))
 
 
 def _load_row(t: float, node: str, kind: Literal["", "evict"], model: str, took_s: float | None) -> LoadRow:

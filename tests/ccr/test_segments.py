@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccr.errors import TraceError
-from ccr.segments import PART, TORN, name_of, rows, segment_at, segments
+from ccr.segments import PART, TORN, headers, name_of, rows, segment_at, segments
 
 ONE, TWO = "20260102T030405Z-0a1b", "20260103T030405Z-0a1b"
 
@@ -46,6 +46,19 @@ def test_a_torn_last_line_is_left_out_and_counted(tmp_path):
 
     assert times_of(path, skipped) == [1.0, 2.0]
     assert skipped == {TORN: 1}
+
+
+def test_headers_say_what_the_segments_say_of_themselves(tmp_path):
+    write(tmp_path, 1.0)
+    torn = write(tmp_path, number=2, part=True)
+    torn.write_bytes(b'{"ccr_trace":1,"ki')
+
+    assert headers(tmp_path) == [{"ccr_trace": 1, "kind": "requests"}]
+    assert headers(write(tmp_path, kind="loads")) == [{"ccr_trace": 1, "kind": "loads"}]
+    with pytest.raises(TraceError, match="holds no recorded telemetry"):
+        headers(tmp_path, "telemetry")
+    with pytest.raises(TraceError, match="cannot read"):
+        headers(tmp_path / "absent")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from aiohttp import web
 from click.testing import CliRunner
 
 from ccr.errors import CCRError, TraceError
-from router.replay import Plan, Reading, replay, schedule
+from router.replay import NO_MODEL, Plan, Reading, replay, schedule
 
 TRACE = """t,model,version,prompt_tokens,output_tokens,session,priority
 0.00,llama,,100,10,s1,0
@@ -118,6 +118,30 @@ def test_a_row_without_a_model_needs_one_from_the_plan(tmp_path):
 
     with pytest.raises(TraceError, match="line 2: model is empty; say which to ask for with --model"):
         list(schedule(Plan(path), Reading()))
+
+
+def test_a_recorded_request_that_ended_without_a_model_is_left_out_and_counted(tmp_path):
+    """It asked for what does not exist, or was never read to its end: there is nothing to send again."""
+    path = tmp_path / "trace.csv"
+    path.write_text("t,model,status\n0,llama,ok\n1,,rejected\n2,,error\n3,llama,rejected\n")
+    reading, forced = Reading(), Reading()
+
+    found = [due_s for due_s, _ in schedule(Plan(path), reading)]
+    every = [shot.model for _, shot in schedule(Plan(path, model="one"), forced)]
+
+    assert found == [0.0, 3.0]
+    assert (reading.sent, reading.skipped) == (2, {NO_MODEL: 2})
+    assert (every, forced.skipped) == (["one"] * 4, {})
+
+
+def test_a_trace_of_nothing_but_such_requests_says_why_nothing_was_sent(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("t,model,status\n1,,rejected\n")
+
+    result = run(path, "--target", "http://127.0.0.1:1")
+
+    assert "no request in the part that was asked for" in str(result.exception)
+    assert f"rows left out: {NO_MODEL} 1" in result.stdout
 
 
 def test_a_replay_ends_with_its_figures(trace, tmp_path):

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccr.errors import TraceError
+from ccr.segments import TORN
 from router.replay_reader import MAX_LINE_BYTES, Arrival, read
 
+RECORDING = "20260102T030405Z-0a1b"
 HEADER = "t,model,version,prompt_tokens,output_tokens,session,prefix_blocks,priority,node,queue_ms,ttft_ms,total_ms,cold_start,status\n"
 
 
@@ -26,7 +28,7 @@ def trace(tmp_path):
 def test_a_csv_row_is_an_arrival(trace):
     path = trace(HEADER + "0.5,llama,2,128,64,s1,1 2 3,-1,n1,1,2,3,0,ok\n")
 
-    assert list(read(path)) == [Arrival(2, 0.5, "llama", "2", 128, 64, "s1", -1)]
+    assert list(read(path)) == [Arrival(2, 0.5, "llama", "2", 128, 64, "s1", -1, "ok")]
 
 
 def test_an_empty_field_stays_unknown(trace):
@@ -103,7 +105,7 @@ def test_a_bad_row_stops_with_its_line_and_reason(trace, row, story, reason):
     assert story in str(error.value)
 
     skipped = Counter()
-    assert [arrival.t for arrival in read(path, skipped)] == [1.0, 3.0]
+    assert [arrival.t for arrival in read(path, skipped, skip_bad=True)] == [1.0, 3.0]
     assert skipped == {reason: 1}
 
 
@@ -121,7 +123,7 @@ def test_a_bad_json_line_is_refused_too(trace, line, reason):
     with pytest.raises(TraceError, match="line 2"):
         list(read(path))
 
-    assert [arrival.t for arrival in read(path, skipped)] == [0.0]
+    assert [arrival.t for arrival in read(path, skipped, skip_bad=True)] == [0.0]
     assert skipped == {reason: 1}
 
 
@@ -142,7 +144,32 @@ def test_a_bad_json_line_is_refused_too(trace, line, reason):
 )
 def test_what_is_no_trace_is_refused_even_when_bad_rows_are_skipped(trace, content, story):
     with pytest.raises(TraceError, match=story):
-        list(read(trace(content), Counter()))
+        list(read(trace(content), Counter(), skip_bad=True))
+
+
+def test_a_recording_is_read_as_the_router_left_it(trace, tmp_path):
+    """Over all segments in order of time, the one that was being written too; what a crash tore is counted."""
+    header = '{"ccr_trace":1,"kind":"requests"}\n'
+    trace(header + '{"t":1.0,"model":"a"}\n{"t":4.0,"model":"b"}\n', f"{RECORDING}.requests.000001.jsonl")
+    part = trace(
+        header + '{"t":3.0,"model":"c"}\n{"t":2.0,"model":"d"}\n{"t":5.0,"mod',
+        f"{RECORDING}.requests.000002.jsonl.part",
+    )
+    skipped = Counter()
+
+    assert [(row.line, row.t, row.model) for row in read(tmp_path, skipped)] == [
+        (1, 1.0, "a"),
+        (2, 2.0, "d"),
+        (3, 3.0, "c"),
+        (4, 4.0, "b"),
+    ]
+    assert [row.t for row in read(part, skipped)] == [2.0, 3.0]
+    assert skipped == {TORN: 2}
+
+
+def test_a_directory_without_a_recording_is_refused(tmp_path):
+    with pytest.raises(TraceError, match="holds no recorded requests"):
+        list(read(tmp_path))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
@@ -156,4 +183,4 @@ def test_nothing_but_a_trace_error_ever_comes_out(tmp_path_factory, content):
     for prefix in (b"", b"t,model\n", b'{"ccr_trace": 1}\n'):
         path.write_bytes(prefix + content)
         with suppress(TraceError):
-            list(read(path, Counter()))
+            list(read(path, Counter(), skip_bad=True))

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from ccr.errors import TraceError
-from envs.calibration.loads import Load, fit_loads, read_loads
+from envs.calibration.loads import Load, fit_loads, read_loads, too_few
 from envs.calibration.shapes import OPT_6_7B, known_shapes
 
 SHAPES = known_shapes()
+RECORDING = "20260102T030405Z-0a1b"
 
 
 def loads(fixed_s, rate, sizes, source="disk_safetensors", noise=0.05, n=60):
@@ -59,7 +60,22 @@ def test_each_place_and_source_has_its_own_rate(tmp_path):
     assert rates == pytest.approx(
         {("a", "disk_safetensors"): 2, ("a", "host_pinned"): 15, ("b", "disk_safetensors"): 4}
     )
-    assert skipped == {"evict": 1}
+    assert skipped == {"of kind evict": 1}
+
+
+def test_loads_that_a_router_recorded_come_from_where_the_caller_says(tmp_path):
+    """A router sees that a model came, not where from; a restart has no model, and some nodes tell no time."""
+    (tmp_path / f"{RECORDING}.loads.000001.jsonl").write_text(
+        '{"ccr_trace":1,"kind":"loads"}\n'
+        '{"t":1.0,"node":"a","kind":"","model":"chat-7b","version":"1","bytes":null,"ms":5000.0}\n'
+        '{"t":2.0,"node":"a","kind":"process","model":"","version":"","bytes":null,"ms":null}\n'
+        '{"t":3.0,"node":"a","kind":"","model":"chat-7b","version":"1","bytes":null,"ms":null}\n'
+    )
+
+    (load,), skipped = read_loads(tmp_path, SHAPES, "remote")
+
+    assert load == Load("remote", "a", SHAPES["chat-7b@1"].stored_bytes, 5.0)
+    assert skipped == {"without model": 1, "without ms": 1}
 
 
 def test_published_load_times_take_their_size_from_the_model(tmp_path):
@@ -77,7 +93,9 @@ def test_published_load_times_take_their_size_from_the_model(tmp_path):
         pytest.param("0,a,teleport,chat-7b,1,1,5", "line 2: kind is 'teleport'; known: process", id="kind"),
         pytest.param("0,a,weights_disk,chat-7b,1,1,0", "line 2: ms is 0", id="no time"),
         pytest.param("0,a,weights_disk,gpt-9,,,5", "line 2: unknown model 'gpt-9'", id="no size"),
-        pytest.param("0,a,evict,chat-7b,1,,5", "no load of weights, only evict", id="nothing to fit"),
+        pytest.param(
+            "0,a,evict,chat-7b,1,,5", "no load of weights, only rows of kind evict", id="nothing to fit"
+        ),
     ],
 )
 def test_loads_that_cannot_be_are_refused(tmp_path, row, says):
@@ -91,3 +109,10 @@ def test_loads_that_cannot_be_are_refused(tmp_path, row, says):
 def test_two_loads_are_too_few():
     with pytest.raises(TraceError, match="2 loads from disk_safetensors; at least 3"):
         fit_loads(loads(0.0, 2e9, [13e9], n=2))
+
+
+def test_a_place_with_too_few_loads_is_left_out_and_counted():
+    found = [*loads(0.0, 2e9, [13e9]), Load("disk_safetensors", "b", 1e9, 1.0)]
+
+    assert [fit.where for fit in fit_loads(found)] == ["a10-1"]
+    assert too_few(found) == {"b from disk_safetensors": 1}

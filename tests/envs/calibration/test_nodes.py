@@ -12,10 +12,10 @@ from envs.calibration.nodes import fit_node, node_errors, replay
 from envs.calibration.recorded import Sample, Served
 from envs.catalogue import catalogue
 from envs.node import EmulatedNode, NodeSettings
-from envs.words import Finished, Job
+from envs.words import Finished, Job, Place
 
-CHAT, CODE = "chat-7b@1", "code-7b@1"
-MODELS = catalogue([CHAT, CODE])
+CHAT, CODE, SUPPORT = "chat-7b@1", "code-7b@1", "support-8b@1"
+MODELS = catalogue([CHAT, CODE, SUPPORT])
 SETTINGS = NodeSettings(GPUS["A10"], PRESETS["graph"])
 
 
@@ -61,6 +61,30 @@ def emulated(jobs, settings, sampled_s=(), noise=0.0, streamed=True):
             )
         )  # fmt: skip
     return sorted(served, key=lambda request: request.at_s), samples
+
+
+def on_a_crowded_node(jobs, settings):
+    """What a node does that starts empty and has room for two models, with loads that vary as measured ones do."""
+    rng = np.random.default_rng(5)
+    node = EmulatedNode(MODELS, settings, lambda: float(rng.normal(1.0, settings.source.sd)))
+    events, cold = [], set()
+    for t, job in jobs:
+        events += node.advance(t)
+        state = node.state().models[job.model]
+        if state.place is Place.ABSENT and not state.waiting:
+            cold.add(job.id)
+        node.submit(job, t)
+    while (t := node.next_event_s()) < inf:
+        events += node.advance(t)
+    served = [
+        Served(
+            int(end.job.id), end.submitted_s, "a10-1", end.job.model, MODELS[end.job.model], end.job.prompt_tokens,
+            end.job.output_tokens, end.first_token_s - end.submitted_s, end.at_s - end.submitted_s,
+            cold=end.job.id in cold, session=end.job.session, prefix_tokens=end.job.prefix_tokens,
+        )
+        for end in events if isinstance(end, Finished)
+    ]  # fmt: skip
+    return sorted(served, key=lambda request: request.at_s)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +157,46 @@ def test_cold_requests_are_replayed_and_not_fitted_on():
     assert fit.bw_scale.value == pytest.approx(0.9, rel=0.02)
     assert fit.errors[0].n == 59
     assert fit.requests == 60
+
+
+def test_a_node_that_often_loads_is_no_riddle():
+    """Loads take a tenth longer or shorter than expected, and every one of them moves all that comes after it."""
+    truth = replace(SETTINGS, overhead_s=0.03, bw_scale=0.9)
+    served = on_a_crowded_node(arrivals(count=120, rate=0.8, models=(CHAT, CODE, SUPPORT)), truth)
+
+    fit = fit_node(served, SETTINGS)
+
+    assert sum(request.cold for request in served) > 10
+    assert fit.bw_scale.value == pytest.approx(0.9, rel=0.005)
+    assert fit.overhead_s.value == pytest.approx(0.03, abs=0.002)
+    assert max(error.decode_mape for error in fit.errors) < 0.05
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_turns_of_a_conversation_find_their_context_where_the_node_keeps_it(prefix_cache):
+    truth = replace(SETTINGS, overhead_s=0.03, prefix_cache=prefix_cache)
+    jobs = [
+        (3.0 * i, Job(str(i), CHAT, 300 + 200 * (i // 3), 30, session=f"s{i % 3}", prefix_tokens=300 + 200 * (i // 3)))
+        for i in range(45)
+    ]  # fmt: skip
+    served = on_a_crowded_node(jobs, truth)
+
+    good, wrong = (
+        fit_node(served, replace(SETTINGS, prefix_cache=cached))
+        for cached in (prefix_cache, not prefix_cache)
+    )
+
+    assert good.errors[0].first_mape < 0.05
+    assert wrong.errors[0].first_mape > 0.2
+
+
+def test_who_joins_a_load_under_way_is_not_fitted_on():
+    """To the router the model was there: somebody waited for it."""
+    jobs = [(t, Job(str(i), CHAT, 100, 20)) for i, t in enumerate((0.0, 1.0, 2.0, 30.0, 40.0))]
+    served = on_a_crowded_node(jobs, SETTINGS)
+
+    assert [request.cold for request in served] == [True, False, False, False, False]
+    assert fit_node(served, SETTINGS).errors[0].n == 2
 
 
 def test_a_replay_under_the_true_constants_is_what_happened():

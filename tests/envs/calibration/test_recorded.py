@@ -5,10 +5,11 @@ import json
 import pytest
 
 from ccr.errors import TraceError
-from envs.calibration.recorded import read_samples, read_served
+from envs.calibration.recorded import Sample, read_samples, read_served
 from envs.calibration.shapes import known_shapes
 
 SHAPES = known_shapes()
+RECORDING = "20260102T030405Z-0a1b"
 GOOD = {
     "t": 1.0, "model": "chat-7b", "version": "1", "node": "a10-1", "prompt_tokens": 100, "output_tokens": 50,
     "queue_ms": 20.0, "ttft_ms": 120.0, "total_ms": 1620.0, "cold_start": False, "status": "ok",
@@ -38,6 +39,22 @@ def test_a_model_is_found_with_or_without_its_version(tmp_path):
     assert [request.model for request in served["a10-1"]] == ["mistral_7b", "llama2_7b", "code-7b@1"]
 
 
+def test_a_recording_is_read_as_the_router_left_it(tmp_path):
+    """Requests and telemetry out of one directory; the line that a crash tore is counted."""
+    header = '{"ccr_trace":1}\n'
+    row = json.dumps({"t": 1.0} | GOOD, separators=(",", ":"))
+    (tmp_path / f"{RECORDING}.requests.000001.jsonl.part").write_text(f'{header}{row}\n{{"t":2.0,"no')
+    (tmp_path / f"{RECORDING}.telemetry.000001.jsonl").write_text(
+        header + '{"t":1.5,"node":"a10-1","running":2,"kv_used_frac":0.5}\n'
+    )
+
+    served, skipped = read_served(tmp_path, SHAPES)
+
+    assert [request.total_s for request in served["a10-1"]] == pytest.approx([1.6])
+    assert skipped == {"torn line": 1}
+    assert read_samples(tmp_path) == {"a10-1": [Sample(1.5, 2.0, 0.5)]}
+
+
 def test_a_first_byte_at_the_very_end_was_not_a_first_token(tmp_path):
     served, _ = read_served(a_trace(tmp_path, {"ttft_ms": 1619.0}), SHAPES)
 
@@ -51,6 +68,22 @@ def test_rows_that_say_nothing_about_a_node_are_left_out_and_counted(tmp_path):
 
     assert len(served["a10-1"]) == 1
     assert skipped == {"with status timeout": 2, "without total_ms": 1, "without node": 1}
+
+
+def test_a_prompt_that_is_not_shorter_than_its_conversations_last_repeats_it(tmp_path):
+    """On the same node, for the same model; where the trace tells, that counts."""
+    rows = [
+        {"t": t, "session": "s", "prompt_tokens": tokens} | more
+        for t, tokens, more in (
+            (1.0, 100, {}), (2.0, 150, {}), (3.0, 120, {}), (4.0, 130, {"node": "b"}), (5.0, 160, {"version": "2"}),
+            (6.0, 170, {"prefix_tokens": 7}), (7.0, 180, {"session": ""}),
+        )
+    ]  # fmt: skip
+
+    served, _ = read_served(a_trace(tmp_path, *rows), SHAPES)
+
+    assert [request.prefix_tokens for request in served["a10-1"]] == [0, 150, 0, 0, 7, 0]
+    assert [request.prefix_tokens for request in served["b"]] == [0]
 
 
 def test_nodes_have_their_requests_in_order_of_dispatch(tmp_path):

@@ -45,6 +45,30 @@ def test_segments_are_one_trace_with_outcomes(directory, tmp_path, name):
     assert dict(header.rows_dropped) == {"torn line": 1}
 
 
+def test_what_the_router_could_not_write_and_who_it_was_stand_in_the_header(directory, imported):
+    segment = directory / f"{ONE}.requests.000001.jsonl"
+    header = {
+        "ccr_trace": 1, "source": "ccr-autopilot 9", "recording": ONE, "rows_dropped": {"queue_full": 7},
+    }  # fmt: skip
+    segment.write_text(json.dumps(header) + "\n" + row(1.0))
+
+    found, _ = imported("recording", directory, notes=("said by hand",))
+
+    assert dict(found.rows_dropped) == {"queue_full": 7, "torn line": 1}
+    assert found.notes[:2] == ("recorded by the router, with outcomes", f"recording {ONE} of ccr-autopilot 9")
+    assert found.notes[-1] == "said by hand"
+
+
+def test_the_outcome_in_full_is_the_status(directory, imported):
+    """Of a client that left, the true latency is not known: an `error` would say that the node failed."""
+    segment = directory / f"{ONE}.requests.000001.jsonl"
+    segment.write_text('{"ccr_trace": 1}\n' + row(1.0, status="error", outcome="client_closed"))
+
+    _, rows = imported("recording", directory)
+
+    assert [one.status for one in rows] == ["client_closed", "ok", "ok"]
+
+
 def test_several_recordings_have_to_be_told_apart(directory, imported):
     (directory / f"{OTHER}.requests.000001.jsonl").write_text('{"ccr_trace": 1}\n' + row(7.0))
 
@@ -56,7 +80,15 @@ def test_several_recordings_have_to_be_told_apart(directory, imported):
 def test_refused_requests_come_along_and_can_be_left_out(directory, imported, tmp_path):
     (directory / f"{ONE}.requests.000003.jsonl").write_text(
         '{"ccr_trace": 1}\n'
-        + row(9.0, "", prompt_tokens=None, output_tokens=None, status="rejected", candidates=[])
+        + row(
+            9.0,
+            "",
+            prompt_tokens=None,
+            output_tokens=None,
+            status="rejected",
+            outcome="rejected",
+            candidates=[],
+        )
     )
     imported("recording", directory)
 
