@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "traces cut": ("envs.traces.cli:cut", "Take a part of a trace."),
     "calibrate": ("envs.calibration.cli:calibrate", "Fit node constants to profiles, traces and loads."),
     "evaluate": ("envs.evaluation.cli:evaluate", "Compare policies in simulation, on the same arrivals."),
+    "train": ("rl.cli:command", "Train the routing policy in simulation."),
     "tune": ("envs.tuning.cli:tune", "Fit the weights of a policy in simulation."),
 }
 

@@ -14,7 +14,8 @@ from rl import branch
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(1200)]
 
 CROWDED = replace(
-    plain("crowded", "Small and crowded.", nodes=3, rate=1.7, duration_s=40.0, models=MODELS[:6]), warmup_s=0.0
+    plain("crowded", "Small and crowded.", nodes=3, rate=1.7, duration_s=40.0, models=MODELS[:6]),
+    warmup_s=0.0,
 )
 SEED = 7
 
