@@ -43,14 +43,14 @@ class Budget:
         exam: days that decide whether a stage is kept.
     """
 
-    generations: int = 24
+    generations: int = 30
     population: int = 12
     days: int = 8
-    rounds: int = 3
-    lessons: int = 60
+    rounds: int = 4
+    lessons: int = 80
     decisions: int = 120
     epochs: int = 40
-    steps: int = 160_000
+    steps: int = 200_000
     exam: int = 120
 
 
