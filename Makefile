@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "Python >= 3.11 is needed; run make PYTHON=python3.12 ... and remove $(VENV)"; exit 1; }
 	@echo "setting up $(VENV) (one or two minutes the first time) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group dev -e '.[learner]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group dev -e '.[learner,mlflow-server]'
 	@touch $(STAMP)
 
 run: setup ## the main job: four emulated GPU nodes, the router, a load, a comparison of policies

@@ -44,7 +44,7 @@ class _Names(click.ParamType[tuple[str, ...]]):
 @click.option(
     "--systems",
     type=_Names(tuple(FRONTS)),
-    help="What to measure; default: the router and nginx, without nginx the router and the floor.",
+    help="What to measure; default: nginx (without it the floor), the relay and the router.",
 )
 @click.option(
     "--repeats", type=click.IntRange(1, 50), default=3, show_default=True, help="Rounds over the systems."
@@ -76,7 +76,7 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="ccr-bench-") as folder:
         place = Place(Path(folder), Cores.available(), nginx.binary(), wrk.binary())
         about = report.origin(place, seed, sys.argv[1:])
-        chosen = systems or (("nginx", "router") if place.nginx else ("floor", "router"))
+        chosen = systems or ("nginx" if place.nginx else "floor", "relay", "router")
         whole = report.document(about, list(_measured(place, effort, only, chosen)))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(whole, indent=2) + "\n")

@@ -146,6 +146,8 @@ def _doubts(metrics: Mapping[str, Any]) -> Iterable[str]:
         yield "the ceiling of nodes and load generator on their core"
     if rate and busy is not None and busy < _SATURATED:
         yield _waited(busy, middle["core_idle"])
+    if not rate and busy is not None and (others := 1.0 - busy - middle["core_idle"]) > 1.0 - _SATURATED:
+        yield f"other programs took {others:.0%} of its core: the machine was not quiet"
     if rate and Spread(**rate).width > _NOISY:
         yield f"repeats differ by {Spread(**rate).width:.0%}: the machine was not quiet"
 

@@ -1,4 +1,4 @@
-"""What is measured: the router, nginx in its place, a Python floor in its place, and the nodes behind them."""
+"""What is measured: the router, nginx in its place, two Python floors in its place, and the nodes behind them."""
 
 import contextlib
 import json
@@ -132,9 +132,21 @@ def _floor(place: Place, behind: Sequence[int]) -> Iterator[System]:
         yield System("floor", (port,), server)
 
 
+@contextlib.contextmanager
+def _relay(place: Place, behind: Sequence[int]) -> Iterator[System]:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "benchmarks.relay", str(port), *map(str, behind)]
+    probe = Probe(port, ROUTE, ROUTE_BODY)
+    folder = place.corner("relay")
+    with running("relay", command, probe, core=place.cores.server, folder=folder) as server:
+        yield System("relay", (port,), server)
+
+
 Front = Callable[[Place, Sequence[int]], contextlib.AbstractContextManager[System]]
 #: Everything that can stand in front of the nodes. The first one present is what ratios are to.
-FRONTS: Mapping[str, Front] = MappingProxyType({"nginx": _nginx, "floor": _floor, "router": _router})
+FRONTS: Mapping[str, Front] = MappingProxyType(
+    {"nginx": _nginx, "floor": _floor, "relay": _relay, "router": _router}
+)
 
 
 def reference(systems: Sequence[str]) -> str:

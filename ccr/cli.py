@@ -19,8 +19,19 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "replay": ("router.replay:replay", "Send a request trace to a router or a node."),
     "status": ("router.cli:status", "Show the nodes of a running router."),
     "decisions": ("router.cli:decisions", "Show the latest decisions of a running router."),
+    "why": ("router.why:why", "Show why a request went where it went."),
     "drain": ("router.cli:drain", "Take a node out of rotation, or put it back."),
-    "policy": ("router.cli:policy", "Show, switch or reload the policy of a running router."),
+    "policy list": (
+        "rl.policy_cli:list_",
+        "List the trained versions: which serves, and how each was judged.",
+    ),
+    "policy show": ("rl.policy_cli:show", "Show the policy of a running router, or a trained version."),
+    "policy diff": ("rl.policy_cli:diff", "Show what differs between two trained versions."),
+    "policy gate": ("rl.gate_cli:gate", "Judge a trained version against the one that serves."),
+    "policy promote": ("rl.policy_cli:promote", "Make a trained version the champion."),
+    "policy rollback": ("rl.policy_cli:rollback", "Make the champion what it was before."),
+    "policy use": ("router.cli:policy_use", "Put a policy of a running router in force."),
+    "policy reload": ("router.cli:policy_reload", "Make a running router read its operator script again."),
     "config": ("router.cli:config", "Check a config file, or show what is in force."),
     "key": ("router.cli:key", "Make API keys."),
     "traces record": ("router.recording.cli:record", "Record what a running router does."),
@@ -35,7 +46,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 
 #: Group of commands -> one line of help.
-GROUPS: Mapping[str, str] = {"traces": "Record, import, draw, describe and cut request traces."}
+GROUPS: Mapping[str, str] = {
+    "policy": "Switch the policy of a running router; compare, judge and promote trained ones.",
+    "traces": "Record, import, draw, describe and cut request traces.",
+}
 
 
 WIDE = 220
@@ -93,7 +107,7 @@ def cli() -> None:
 def main() -> None:
     """Entry point of ``ccr`` and ``ccr-autopilot``: errors of ours are one clear message and exit code 1."""
     try:
-        cli(standalone_mode=False)
+        status = cli(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -102,6 +116,8 @@ def main() -> None:
     except CCRError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+    if isinstance(status, int) and status:  # a command that ended early says so by this
+        sys.exit(status)
 
 
 def print_table(

@@ -16,13 +16,13 @@ def eligible(request: Request, fleet: Fleet, exclude: Mask | None = None) -> Mas
         exclude: true for nodes that must not be chosen again (a retry), shape ``(n,)``.
 
     Returns:
-        Shape ``(n,)``.
+        Shape ``(n,)``; not to be written to.
     """
-    mask: Mask = fleet.available & fleet.capable(request.model, request.model_gib)
+    mask = fleet.candidates(request.model, request.model_gib)
     if request.tags:
-        mask &= fleet.tagged(request.tags)
+        mask = mask & fleet.tagged(request.tags)
     if exclude is not None:
-        mask &= ~exclude
+        mask = mask & ~exclude
     return mask
 
 

@@ -94,3 +94,7 @@ class TelemetryError(CCRError):
 
 class TraceError(CCRError):
     """A trace or record cannot be read; the message names the line and the reason."""
+
+
+class WeightsError(CCRError):
+    """A file of trained weights is refused, or cannot be written; the message spells the difference out."""

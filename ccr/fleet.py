@@ -13,8 +13,10 @@ from ccr.outlier import Health, OutlierRules, Phase
 from ccr.prices import PriceList
 from ccr.types import COLUMNS, UNKNOWN, Column, Fleet, Mask, NodeSpec, Outcome, Reading, Request
 
-_ROW = {name: row for row, name in enumerate(COLUMNS)}
-_MEASURED = ("gpu_free_gib", "running", "waiting", "kv_used")
+_ROWS = tuple(COLUMNS)
+_INFLIGHT, _QPS = _ROWS.index("inflight"), _ROWS.index("qps")
+_LATENCY, _ROOM = _ROWS.index("latency_s"), _ROWS.index("room_gib")
+_NOT_KNOWN = Reading()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +273,8 @@ class LiveFleet:
         state.qps = state.qps * math.exp(-max(now_s - state.last_dispatch_s, 0.0) / window_s) + 1.0 / window_s
         state.last_dispatch_s = now_s
         if state.index >= 0:
-            self._columns[_ROW["inflight"], state.index] = state.inflight
-            self._columns[_ROW["qps"], state.index] = state.qps
+            self._columns[_INFLIGHT, state.index] = state.inflight
+            self._columns[_QPS, state.index] = state.qps
             if not here and request.model not in state.reported:
                 self._residency(state)
             is_probe = state.health.phase is Phase.PROBING
@@ -291,7 +293,7 @@ class LiveFleet:
         else:
             del state.inflight_by_model[model]
         if state.index >= 0:
-            self._columns[_ROW["inflight"], state.index] = state.inflight
+            self._columns[_INFLIGHT, state.index] = state.inflight
             if not here and model not in state.reported:
                 self._residency(state)
             if was_probe:
@@ -327,9 +329,10 @@ class LiveFleet:
         """
         if outcome.is_censored:
             return False  # the client or the router ended it: it says nothing about the node
+        is_failure = outcome.is_node_failure
         # Not from a refusal (4xx): it comes back fast and would draw traffic to the node that refuses.
-        if (outcome is Outcome.OK and not was_cold) or outcome.is_node_failure:
-            seen_s = max(latency_s, self.rules.penalty_s) if outcome.is_node_failure else latency_s
+        if (outcome is Outcome.OK and not was_cold) or is_failure:
+            seen_s = max(latency_s, self.rules.penalty_s) if is_failure else latency_s
             self.at(now_s)  # the mean is at most one grid step old
             known_s = self._latency(state, self._mean_latency_s, now_s)
             weight = self.rules.latency_weight if state.latency_s else 1.0
@@ -338,12 +341,12 @@ class LiveFleet:
         before = state.health.phase
         if before is Phase.PROBING and now_s - latency_s < state.health.until_s - 1e-6:
             return False  # sent before the ejection ended: it says nothing about how the node is now
-        may_eject = outcome.is_node_failure and self._may_eject_softly()
+        may_eject = is_failure and self._may_eject_softly()
         state.health.record(outcome, now_s, u, refused=refused, may_eject_softly=may_eject)
         ejected = state.health.phase is Phase.EJECTED and before is not Phase.EJECTED
         self.ejections_total += ejected
         if state.index >= 0:
-            self._columns[_ROW["latency_s"], state.index] = state.latency_s
+            self._columns[_LATENCY, state.index] = state.latency_s
             if state.health.phase is not before:
                 self._availability(state, now_s)
         return ejected
@@ -374,8 +377,8 @@ class LiveFleet:
         self._loaded = [state.loaded for state in states]
         for i, state in enumerate(states):
             state.index = i
-            self._columns[_ROW["inflight"], i] = state.inflight
-            self._columns[_ROW["latency_s"], i] = state.latency_s
+            self._columns[_INFLIGHT, i] = state.inflight
+            self._columns[_LATENCY, i] = state.latency_s
         self._view = Fleet(
             [state.spec for state in states], self._columns, self._available, self._loaded, self._why, now_s,
             self._look,
@@ -416,32 +419,41 @@ class LiveFleet:
         self._view.now_s = now_s
         if not self.states:
             return
-        columns = self._columns
-        fresh: list[bool] = []
-        for i, state in enumerate(self.states):
-            age_s = now_s - state.reading_s
-            columns[_ROW["telemetry_age_s"], i] = min(age_s, UNKNOWN)
-            fresh.append(age_s <= self.rules.stale_after_s)
-            columns[_ROW["qps"], i] = state.qps * math.exp(
-                -max(now_s - state.last_dispatch_s, 0.0) / self.rules.qps_window_s
-            )
-            columns[_ROW["ramp"], i] = state.health.ramp(now_s)
-            total = state.reading.gpu_total_gib or state.spec.gpu_total_gib
-            columns[_ROW["gpu_total_gib"], i] = total
-            if columns[_ROW["room_gib"], i] != (total or UNKNOWN):
-                columns[_ROW["room_gib"], i] = total or UNKNOWN
-                self._view.residency_changed()
+        self._mean_latency_s = self._mean_latency()
+        for state in self.states:
             self._availability(state, now_s)
-        mean_s = self._mean_latency_s = self._mean_latency()
-        columns[_ROW["latency_s"]] = [self._latency(state, mean_s, now_s) for state in self.states]
-        for name in _MEASURED:
-            values = [
-                getattr(state.reading, name) if is_fresh else None
-                for state, is_fresh in zip(self.states, fresh, strict=True)
-            ]
-            known = [value for value in values if value is not None]
-            neutral = sum(known) / len(known) if known and name == "gpu_free_gib" else 0.0
-            columns[_ROW[name]] = [neutral if value is None else value for value in values]
+        columns, free_gib = self._columns, self._mean_free_gib(now_s)
+        room_before = columns[_ROOM].tolist()
+        columns.T[:] = [self._numbers(state, free_gib, now_s) for state in self.states]
+        if columns[_ROOM].tolist() != room_before:
+            self._view.residency_changed()
+
+    def _numbers(self, state: NodeState, free_gib: float, now_s: float) -> tuple[float, ...]:
+        """The node's numbers in the order of :data:`COLUMNS`; ``free_gib`` where its own is not known."""
+        age_s = now_s - state.reading_s
+        seen = state.reading if age_s <= self.rules.stale_after_s else _NOT_KNOWN
+        total_gib = state.reading.gpu_total_gib or state.spec.gpu_total_gib
+        return (
+            state.inflight,
+            state.qps * math.exp(-max(now_s - state.last_dispatch_s, 0.0) / self.rules.qps_window_s),
+            self._latency(state, self._mean_latency_s, now_s),
+            free_gib if seen.gpu_free_gib is None else seen.gpu_free_gib,
+            total_gib,
+            total_gib or UNKNOWN,
+            seen.running or 0.0,
+            seen.waiting or 0.0,
+            seen.kv_used or 0.0,
+            min(age_s, UNKNOWN),
+            state.health.ramp(now_s),
+        )
+
+    def _mean_free_gib(self, now_s: float) -> float:
+        """Free memory of the nodes with a fresh reading of it; 0 if there are none."""
+        fresh = [
+            state.reading for state in self.states if now_s - state.reading_s <= self.rules.stale_after_s
+        ]
+        known = [reading.gpu_free_gib for reading in fresh if reading.gpu_free_gib is not None]
+        return sum(known) / len(known) if known else 0.0
 
     def _mean_latency(self) -> float:
         seen = [state.latency_s for state in self.states if state.latency_s]
@@ -458,7 +470,9 @@ class LiveFleet:
         state.health.advance(now_s)
         why = self._why_unavailable(state, now_s)
         self._why[state.index] = why
-        self._available[state.index] = not why
+        if self._available[state.index] == bool(why):
+            self._available[state.index] = not why
+            self._view.availability_changed()
 
     def _why_unavailable(self, state: NodeState, now_s: float) -> str:
         health = state.health

@@ -35,6 +35,8 @@ from ccr.shapes import SHAPES
 from ccr.timing import GPUS, ModelSpec, weights_gib
 from ccr.versions import DEFAULT_LOAD_GIB_PER_S, Catalogue, ModelEntry, Version
 
+#: A number where it can be read as one; options that are text are paths.
+Option = Annotated[float | str, Field(union_mode="left_to_right")]
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 SECRETS = frozenset({"api_key", "hash", "secret", "token"})
 """Keys whose values no message repeats; a key pasted where its hash belongs is a secret too."""
@@ -136,8 +138,9 @@ class PolicySettings(Section):
     fallback: str = Field(
         "hot_cold", description="Scores instead when the policy fails; any built-in policy."
     )
-    options: dict[str, float] = Field(
-        {}, description="Numbers the policy takes, e.g. `cold_start_penalty` of `least_request`."
+    options: dict[str, Option] = Field(
+        {},
+        description="What the policy takes, e.g. `cold_start_penalty` of `least_request`, `weights` of `learned`.",
     )
     exploration: float = Field(
         0.0, ge=0.0, le=1.0, description="Share of decisions that go to any eligible node."
@@ -193,6 +196,18 @@ class NodeSettings(Section):
         False, description="Whether it loads a model when a request for it arrives."
     )
     max_inflight: int = Field(0, ge=0, description="Cap on requests in flight; 0 for none.")
+    schedules_by_priority: bool = Field(
+        False,
+        description="Whether its engine orders its queue by the request's `priority` (vLLM's `--scheduling-policy priority`): "
+        "it is then sent the policy's, unless the client gave one.",
+    )
+    speed: float = Field(
+        1.0,
+        ge=0.001,
+        le=1000.0,
+        description="How much faster than its card it is, for emulated nodes that run faster than the clock: predicted times are "
+        "divided by it. Loads of what `models` lists are not: `load` is in seconds of the clock.",
+    )
     api_key: SecretStr | None = Field(
         None, description="Sent to the node as its bearer token, instead of the client's."
     )
@@ -208,6 +223,7 @@ class DnsSettings(Section):
     engine: str = Field("auto", description="As for a node.")
     tags: tuple[str, ...] = Field((), description="As for a node.")
     labels: dict[str, str] = Field({}, description="As for a node.")
+    schedules_by_priority: bool = Field(False, description="As for a node.")
 
 
 class DiscoverySettings(Section):

@@ -95,7 +95,9 @@ def replay(record: TraceRecord, policy: Policy, guard: BoundedLoad | None = None
         id=record.request_id, model=model, name=record.model, version=record.version, seq=record.seq,
         session=record.session, priority=record.priority, prompt_tokens=record.prompt_tokens or 0, load_s=record.load_s,
     )  # fmt: skip
-    return decide(request, _all_serving(fleet, model), policy, guard or BoundedLoad(), record.u)
+    # What has a record went to a node, perhaps as a second attempt: refusing or holding it was out of the question.
+    nobody = np.zeros(len(fleet), dtype=np.bool_)
+    return decide(request, _all_serving(fleet, model), policy, guard or BoundedLoad(), record.u, nobody)
 
 
 def _all_serving(fleet: Fleet, model: str) -> Fleet:

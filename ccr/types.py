@@ -118,6 +118,8 @@ class NodeSpec:
         loads_on_demand: whether a request for a model that is not resident makes the node load it
             (evicting others if it must); false for a plain vLLM server.
         max_inflight: cap on requests in flight; 0 for none.
+        schedules_by_priority: whether its engine orders its queue by the request's ``priority``, lower first.
+        speed: how many of the seconds that are predicted for its card pass in one; above 1 only where nodes are emulated.
         address: ``host:port`` out of ``url``, as the sidecar call answers it.
     """
 
@@ -130,6 +132,8 @@ class NodeSpec:
     models: frozenset[str] = frozenset()
     loads_on_demand: bool = False
     max_inflight: int = 0
+    schedules_by_priority: bool = False
+    speed: float = 1.0
     address: str = field(init=False, compare=False, default="")
 
     def __post_init__(self) -> None:
@@ -209,8 +213,8 @@ class Fleet:
     """
 
     __slots__ = (
-        "_capable_masks", "_id_hashes", "_loaded_masks", "_nodes", "_serving_masks", "_tag_masks", "available", "columns",
-        "gpu_free_gib", "gpu_total_gib", "inflight", "kv_used", "latency_s", "loaded", "looked", "may", "looker", "now_s", "qps",
+        "_candidate_masks", "_capable_masks", "_id_hashes", "_loaded_masks", "_nodes", "_serving_masks", "_tag_masks", "available", "columns",
+        "gpu_free_gib", "gpu_total_gib", "inflight", "kv_used", "latency_s", "loaded", "looked", "looker", "may", "now_s", "qps",
         "ramp", "room_gib", "running", "specs", "telemetry_age_s", "waiting", "why_unavailable",
     )  # fmt: skip
 
@@ -252,6 +256,7 @@ class Fleet:
         self._loaded_masks: dict[str, Mask] = {}
         self._serving_masks: dict[str, Mask] = {}
         self._capable_masks: dict[tuple[str, float], Mask] = {}
+        self._candidate_masks: dict[tuple[str, float], Mask] = {}
         self._tag_masks: dict[frozenset[str], Mask] = {}
 
     def __len__(self) -> int:
@@ -298,6 +303,14 @@ class Fleet:
             _keep(self._capable_masks, (model, gib), mask)
         return mask
 
+    def candidates(self, model: str, gib: float) -> Mask:
+        """True where the node is in rotation and capable, shape ``(n,)``, read-only."""
+        mask = self._candidate_masks.get((model, gib))
+        if mask is None:
+            mask = self.available & self.capable(model, gib)
+            _keep(self._candidate_masks, (model, gib), mask)
+        return mask
+
     def tagged(self, tags: frozenset[str]) -> Mask:
         """True where the node carries every one of ``tags``, shape ``(n,)``."""
         mask = self._tag_masks.get(tags)
@@ -308,9 +321,14 @@ class Fleet:
 
     def residency_changed(self) -> None:
         """Forget the cached model masks; for the owner of ``loaded`` and ``room_gib`` only."""
+        self._candidate_masks.clear()
         self._capable_masks.clear()
         self._loaded_masks.clear()
         self._serving_masks.clear()
+
+    def availability_changed(self) -> None:
+        """Forget who the candidates are; for the owner of ``available`` only."""
+        self._candidate_masks.clear()
 
     def snapshot(self) -> "Fleet":
         """A copy that later events do not change; what a decision log keeps."""

@@ -150,8 +150,10 @@ def _kind(kind: Any) -> str:
     if kind in names:
         return names[kind]
     arguments = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return _kind(arguments[0])
     if get_origin(kind) in {Union, types.UnionType}:
-        return _kind(next(one for one in arguments if one is not types.NoneType))
+        return " or ".join(_kind(one) for one in arguments if one is not types.NoneType)
     if get_origin(kind) is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if get_origin(kind) is dict:
@@ -205,7 +207,8 @@ def _options() -> Iterator[list[str]]:
     for name, make in POLICIES.items():
         for option, parameter in inspect.signature(make).parameters.items():
             if option not in {"name", "picker"}:
-                yield [f"`{name}`", f"`{option}`", f"`{parameter.default:g}`"]
+                default = parameter.default
+                yield [f"`{name}`", f"`{option}`", "none" if default == "" else f"`{default:g}`"]
 
 
 # Metrics

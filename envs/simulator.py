@@ -437,7 +437,11 @@ def reading_of(state: NodeState, boot_id: str = "") -> Reading:
 
 
 def run(
-    scenario: str, policy: str, seed: int, options: Mapping[str, float] | None = None, engine: str = "auto"
+    scenario: str,
+    policy: str,
+    seed: int,
+    options: Mapping[str, float | str] | None = None,
+    engine: str = "auto",
 ) -> Episode:
     """One episode of a scenario by name.
 
@@ -450,6 +454,7 @@ def run(
 
     Raises:
         ConfigError: if something has no such name, or cannot be run compiled.
+        WeightsError: if the policy's weights are refused.
     """
     if policy not in POLICIES:
         raise ConfigError(f"no policy is called {policy!r}; there are {', '.join(POLICIES)}")
@@ -460,7 +465,9 @@ def simulate(scenario: Scenario, policy: Policy, seed: int, engine: str = "auto"
     """One episode; arguments as of :func:`run`."""
     if engine not in {"auto", "compiled", "reference"}:
         raise ConfigError(f"no engine is called {engine!r}; there are auto, compiled, reference")
-    has_siblings = any(spec.base for spec in scenario.models.values())  # the kernel prices them as whole models
+    has_siblings = any(
+        spec.base for spec in scenario.models.values()
+    )  # the kernel prices them as whole models
     crashes = any(trouble.kind == "crash" for trouble in scenario.troubles)
     is_readable_only = scenario.batch_wait_s > 0.0 or crashes or has_siblings
     rule = None if is_readable_only or engine == "reference" else chooser_of(policy)

@@ -19,8 +19,9 @@ from envs.evaluation import manifest
 from envs.evaluation.engine import simulator
 from envs.traces.trace import read
 from rl.days import SELECTION_SEEDS, TRAINING_SEEDS, Cores
-from rl.registry import Registry, RunFacts
+from rl.registry import Registry
 from rl.train import Budget, Outcome, Plan, Progress, train
+from rl.versions import RunFacts
 
 BUDGETS: Mapping[str, Budget] = MappingProxyType(
     {

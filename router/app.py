@@ -96,6 +96,7 @@ class Router:
     Raises:
         ConfigError: if the settings do not fit together.
         ScriptError: if the operator script is refused.
+        WeightsError: if the weights of a learned policy are.
     """
 
     def __init__(

@@ -164,17 +164,8 @@ def drain(config_path: Path | None, admin_url: str | None, node: str, *, undo: b
     click.echo(f"{node} is {'back in rotation' if undo else 'draining'}")
 
 
-@click.group()
-def policy() -> None:
-    """Show, switch or reload the policy of a running router."""
-
-
-@policy.command("show")
-@CONFIG
-@ADMIN
-@JSON
-def policy_show(config_path: Path | None, admin_url: str | None, *, as_json: bool) -> None:
-    """Show the policy in force."""
+def show_policy(config_path: Path | None, admin_url: str | None, *, as_json: bool) -> None:
+    """Print the policy in force in a running router."""
     found = AdminClient(load(config_path), admin_url).call("GET", "/admin/policy")
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -182,21 +173,29 @@ def policy_show(config_path: Path | None, admin_url: str | None, *, as_json: boo
     script = (
         f" ({found['script']['path']}, sha256 {found['script']['sha256'][:12]})" if found["script"] else ""
     )
+    version = f" (weights {found['version']})" if found["version"] else ""
     click.echo(
-        f"{found['name']}{script}; falls back to {found['fallback']}; choose among {', '.join(found['available'])}"
+        f"{found['name']}{script}{version}; falls back to {found['fallback']}; "
+        f"choose among {', '.join(found['available'])}"
     )
 
 
-@policy.command("use")
+@click.command("use")
 @CONFIG
 @ADMIN
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Weights of `learned`, a file where the router runs."
+)
 @click.argument("name")
-def policy_use(config_path: Path | None, admin_url: str | None, name: str) -> None:
+def policy_use(config_path: Path | None, admin_url: str | None, weights: Path | None, name: str) -> None:
     """Put the policy NAME in force."""
-    _tell(AdminClient(load(config_path), admin_url).call("POST", "/admin/policy", {"name": name}))
+    body: dict[str, Any] = {"name": name}
+    if weights is not None:
+        body["options"] = {"weights": str(weights.absolute())}
+    _tell(AdminClient(load(config_path), admin_url).call("POST", "/admin/policy", body))
 
 
-@policy.command("reload")
+@click.command("reload")
 @CONFIG
 @ADMIN
 @JSON

@@ -31,10 +31,6 @@ class Coalescing(asyncio.Transport):
             self._call_soon(self.flush)
         self._parts.append(data)
 
-    def hold(self, data: Any) -> None:
-        """Write when :meth:`flush` is called."""
-        self._parts.append(data)
-
     def close(self) -> None:
         """Write what is waiting, then close."""
         self.flush()

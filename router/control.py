@@ -13,7 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from ccr.errors import ConfigError, ScriptError
+from ccr.errors import ConfigError, ScriptError, WeightsError
 from ccr.settings import Settings
 from ccr.version import __version__
 from router.dispatch import Dispatch
@@ -43,7 +43,7 @@ class SwitchBody(Strict):
     """Which policy to put in force."""
 
     name: str = Field(min_length=1, max_length=64)
-    options: dict[str, float] = {}
+    options: dict[str, float | str] = {}
 
 
 class DrainBody(Strict):
@@ -254,10 +254,17 @@ def admin_app(control: Control, token: str) -> FastAPI:
     async def decision(request_id: str) -> Any:
         record = dispatch.decision(request_id)
         if record is None:
-            raise HTTPException(
-                404, f"request {request_id!r} is not among the last {dispatch.recent.maxlen} decisions"
-            )
+            raise HTTPException(404, _forgotten(request_id, dispatch))
         return msgspec.to_builtins(record)
+
+    @routes.get(
+        "/why/{request_id}", summary="One decision taken apart: what spoke for and against each node."
+    )
+    async def why(request_id: str) -> Any:
+        explanation = dispatch.why(request_id)
+        if explanation is None:
+            raise HTTPException(404, _forgotten(request_id, dispatch))
+        return msgspec.to_builtins(explanation)
 
     @routes.get("/record", summary="The recording under way, or the last one.")
     async def recording() -> dict[str, Any]:
@@ -283,6 +290,13 @@ def admin_app(control: Control, token: str) -> FastAPI:
     return app
 
 
+def _forgotten(request_id: str, dispatch: Dispatch) -> str:
+    return (
+        f"request {request_id!r} is not among the last {dispatch.recent.maxlen} decisions; "
+        "set trace.keep higher to remember more"
+    )
+
+
 def _metrics(control: Control) -> Callable[[], Awaitable[Response]]:
     async def metrics() -> Response:
         return Response(control.exposition.page(), media_type=CONTENT_TYPE)
@@ -294,7 +308,7 @@ async def _swapped(control: Control, change: Callable[[], Awaitable[Swap]]) -> d
     reloads = control.dispatch.stats.policy_reloads
     try:
         swap = await change()
-    except (ConfigError, ScriptError) as error:
+    except (ConfigError, ScriptError, WeightsError) as error:
         reloads["refused"] += 1
         raise HTTPException(422, str(error)) from None
     reloads["ok"] += 1

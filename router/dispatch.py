@@ -1,24 +1,27 @@
 """Between the wire and the core: resolve, admit, decide, lease; and at the end, one outcome for each request."""
 
+import math
 import random
 import re
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from itertools import count
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from ccr.eligibility import eligible
-from ccr.errors import NoEligibleNodeError, UnknownModelError
+from ccr.eligibility import eligible, reasons
+from ccr.errors import NoEligibleNodeError, SaturatedError, UnknownModelError
+from ccr.explain import Explanation, explain
 from ccr.fleet import LiveFleet
 from ccr.hashing import unit_hash
 from ccr.ledger import Ledger
 from ccr.trace import record_of
-from ccr.types import Decision, Fleet, Mask, NodeSpec, Outcome, Request, TraceRecord
+from ccr.types import Decision, Fleet, Mask, Outcome, Request, TraceRecord
 from ccr.versions import Catalogue
 from router.auth import Keys, Tenant
 from router.call import HeaderView, steering_of
@@ -70,6 +73,7 @@ class Dispatch:
         request_log: where lines go.
         keep: decisions remembered.
         clock: monotonic seconds.
+        wall: seconds since 1970: what fellow routers agree on.
         seed: for the draws; a fresh one by default.
     """
 
@@ -86,6 +90,7 @@ class Dispatch:
         request_log: RequestLog,
         keep: int = 1000,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         seed: int | None = None,
     ) -> None:
         self.fleet = fleet
@@ -98,6 +103,7 @@ class Dispatch:
         self.stats = stats
         self.request_log = request_log
         self.clock = clock
+        self._wall = wall
         self.started_s = clock()
         self.recorder: Recorder | None = None
         self.recent: deque[Attempt] = deque(maxlen=keep)
@@ -197,7 +203,8 @@ class Dispatch:
         *,
         tried: Mask | None = None,
         parent_id: str = "",
-        lifetime_s: float = float("inf"),
+        lifetime_s: float = math.inf,
+        held_s: float = math.inf,
     ) -> "Attempt":
         """Decide, and take the lease: the only way to a node.
 
@@ -208,18 +215,24 @@ class Dispatch:
             tried: nodes that failed it already.
             parent_id: the first attempt's, for a retry.
             lifetime_s: after which the lease ends by itself.
+            held_s: how long the request has been held; by default it may not be.
 
         Raises:
-            Refusal: 503 if no node may serve it now.
+            Refusal: 503 if no node may serve it now, 429 if the fleet is saturated and the policy refuses it.
+            HeldError: if the policy would rather decide in a moment.
         """
         started_s = time.perf_counter()
         now_s = self.clock()
         fleet = self.fleet.at(now_s)
         try:
-            decision = self.policies.engine.decide(request, fleet, self._draw(), tried)
+            decision = self.policies.engine.decide(request, fleet, self._draw(), tried, held_s)
         except NoEligibleNodeError as error:
             raise Refusal(
                 503, "no_capacity", str(error), Outcome.NO_CAPACITY, retry_after_s=1.0, request=request
+            ) from None
+        except SaturatedError as error:
+            raise Refusal(
+                429, "saturated", str(error), retry_after_s=error.retry_after_s, request=request
             ) from None
         stats = self.stats
         stats.decided(time.perf_counter() - started_s, now_s)
@@ -231,6 +244,14 @@ class Dispatch:
         if decision.guard_reason:
             stats.guard_overrides += 1
         return Attempt(self, request, tenant, decision, fleet, arrived_s, now_s, parent_id, lifetime_s)
+
+    def priority(self, attempt: "Attempt") -> int | None:
+        """The request's place in the queue of the node's engine, lower first; ``None`` where the policy does not say.
+
+        Arrival counts on the wall clock, so that the requests of several routers stand in one order.
+        """
+        arrived_s = self._wall() - (self.clock() - attempt.arrived_s)
+        return attempt.engine.priority(attempt.decision, arrived_s)
 
     def has_alternative(self, request: Request, tried: Mask) -> bool:
         """Whether another node could serve the request."""
@@ -296,10 +317,17 @@ class Dispatch:
 
     def decision(self, request_id: str) -> TraceRecord | None:
         """The remembered decision of a request, if it is still remembered."""
-        for attempt in reversed(self.recent):
-            if attempt.request.id == request_id:
-                return attempt.record(self.started_s)
-        return None
+        attempt = self._remembered(request_id)
+        return None if attempt is None else attempt.record(self.started_s)
+
+    def why(self, request_id: str) -> Explanation | None:
+        """The remembered decision of a request, taken apart."""
+        attempt = self._remembered(request_id)
+        return None if attempt is None else attempt.explain(self.started_s)
+
+    def _remembered(self, request_id: str) -> "Attempt | None":
+        """The last attempt of a request that is over."""
+        return next((attempt for attempt in reversed(self.recent) if attempt.request.id == request_id), None)
 
     def decisions(self, limit: int) -> list[TraceRecord]:
         """The latest decisions, newest first."""
@@ -315,8 +343,8 @@ class Attempt:
     """
 
     __slots__ = (
-        "_dispatch", "_lease", "_outcome", "_resident", "_seen", "arrived_s", "decision", "epoch", "is_cold",
-        "parent_id", "refused", "request", "since_s", "specs", "state", "tenant", "times",
+        "_dispatch", "_lease", "_outcome", "_resident", "_seen", "_why", "arrived_s", "decision", "engine", "epoch", "is_cold",
+        "node", "parent_id", "refused", "request", "since_s", "specs", "state", "tenant", "times",
     )  # fmt: skip
 
     def __init__(
@@ -327,6 +355,7 @@ class Attempt:
         self.request = request
         self.tenant = tenant
         self.decision = decision
+        self.engine = dispatch.policies.engine
         self.epoch = dispatch.policies.epoch
         self.arrived_s = arrived_s
         self.since_s = now_s
@@ -337,18 +366,16 @@ class Attempt:
         self._resident = fleet.resident(request.model)
         # As bytes: one small piece of memory, where an array is two. Thousands may be open.
         self._seen = fleet.columns.tobytes() if dispatch.recent.maxlen else b""
+        why = fleet.why_unavailable
+        self._why = tuple(why) if why.count("") < len(why) else ()
         self.specs = fleet.specs
         self.is_cold = not self._resident.item(decision.index)
         if self.is_cold:
             dispatch.stats.cold_starts[request.name] += 1
         self.state = dispatch.fleet.states[decision.index]
+        self.node = self.state.spec
         self._lease = dispatch.ledger.lease(self.state, request, now_s, lifetime_s)
         tenant.inflight += 1
-
-    @property
-    def node(self) -> NodeSpec:
-        """Where to."""
-        return self.state.spec
 
     @property
     def is_open(self) -> bool:
@@ -416,15 +443,13 @@ class Attempt:
 
     def record(self, start_s: float) -> TraceRecord:
         """The full record of an attempt that is over; times count from ``start_s``."""
-        times, outcome, model = self.times, self._outcome, self.request.model
+        times, outcome = self.times, self._outcome
         if times is None or outcome is None:
             raise ValueError("the attempt is not over; close it before it is recorded")
-        loaded = [frozenset({model}) if here else frozenset[str]() for here in self._resident]
-        columns = np.frombuffer(self._seen).reshape(-1, len(self.specs))
         return record_of(
             self.request,
             self.decision,
-            Fleet(self.specs, columns, self.decision.mask, loaded),
+            self._fleet(),
             t=self.arrived_s - start_s,
             status=outcome,
             parent_id=self.parent_id,
@@ -434,6 +459,21 @@ class Attempt:
             prompt_tokens=times.prompt_tokens,
             output_tokens=times.output_tokens,
         )
+
+    def explain(self, start_s: float) -> Explanation:
+        """The decision taken apart, as the policy that made it saw it."""
+        engine = self.engine
+        policy = engine.fallback if self.decision.fallback else engine.policy
+        why_not = reasons(self.request, self._fleet(), ~self.decision.mask)
+        return explain(self.record(start_s), policy, why_not)
+
+    def _fleet(self) -> Fleet:
+        """The nodes as they were seen, as far as they matter to the request."""
+        model, why = self.request.model, self._why or ("",) * len(self.specs)
+        loaded = [frozenset({model}) if here else frozenset[str]() for here in self._resident]
+        columns = np.frombuffer(self._seen).reshape(-1, len(self.specs))
+        available = np.array([not words for words in why], dtype=np.bool_)
+        return Fleet(self.specs, columns, available, loaded, why)
 
     def __enter__(self) -> Self:
         return self
@@ -447,12 +487,18 @@ class Attempt:
 def headers_of(attempt: Attempt) -> list[tuple[bytes, bytes]]:
     """Response headers that tell what was decided."""
     request, decision = attempt.request, attempt.decision
+    told = _told(decision.node_id, decision.policy, request.model, request.version)
+    return [(b"x-request-id", request.id.encode("latin-1")), *told]
+
+
+@lru_cache(maxsize=4096)
+def _told(node: str, policy: str, model: str, version: str) -> tuple[tuple[bytes, bytes], ...]:
+    """What is the same for every request that a policy sends to a node for a model."""
     headers = [
-        (b"x-request-id", request.id.encode("latin-1")),
-        (b"x-ccr-node", decision.node_id.encode()),
-        (b"x-ccr-policy", decision.policy.encode()),
-        (b"x-ccr-model", request.model.encode()),
+        (b"x-ccr-node", node.encode()),
+        (b"x-ccr-policy", policy.encode()),
+        (b"x-ccr-model", model.encode()),
     ]
-    if request.version:
-        headers.append((b"x-ccr-version", request.version.encode()))
-    return headers
+    if version:
+        headers.append((b"x-ccr-version", version.encode()))
+    return tuple(headers)

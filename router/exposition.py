@@ -143,6 +143,11 @@ def guard_override_total(view: View) -> Metric:
     )
 
 
+def holds_total(view: View) -> Metric:
+    """Times the policy held a request for a moment instead of choosing a node; what it refuses is an error `saturated`."""
+    return CounterMetricFamily("ccr_holds", holds_total.__doc__ or "", value=view.dispatch.stats.holds)
+
+
 def cold_starts_total(view: View) -> Metric:
     """Requests sent to a node that did not have the weights resident."""
     return _counter("ccr_cold_starts", cold_starts_total, "model", view.dispatch.stats.cold_starts.items())
@@ -316,7 +321,7 @@ METRICS: Final[tuple[Function, ...]] = (
     requests_total, request_errors_total, tenant_requests_total,
     request_duration_seconds, request_ttft_seconds, request_tpot_seconds, tokens_total,
     decision_duration_seconds, score_duration, decisions_total,
-    policy_info, policy_epoch, policy_fallback_total, policy_reloads_total, guard_override_total,
+    policy_info, policy_epoch, policy_fallback_total, policy_reloads_total, guard_override_total, holds_total,
     cold_starts_total, upstream_attempts_total, retries_total, retry_budget_exhausted_total,
     feedback_total, batched_requests_total,
     inflight_requests, node_qps, node_available, node_latency_seconds, node_queue, node_kv_used,

@@ -114,12 +114,12 @@ class HotProtocol(CoalescingProtocol):
         """Write the answer, or wait for what is under way."""
         self._awaits_answer = False
         if isinstance(reply, Direct):
-            if self.transport.is_closing():
+            if self.raw_transport.is_closing():
                 reply.client_left()
             elif not reply.is_over:
                 self._direct = reply
                 reply.send()
-        elif reply is not None and not self.transport.is_closing():
+        elif reply is not None and not self.raw_transport.is_closing():
             self._write(reply)
             if CLOSE in reply.headers:
                 self.transport.close()
@@ -139,7 +139,7 @@ class HotProtocol(CoalescingProtocol):
     def deliver(self, status: int, head: bytes, body: bytes) -> None:
         """Write a whole answer."""
         self._direct = None
-        if not self.transport.is_closing():
+        if not self.raw_transport.is_closing():
             self.raw_transport.write(b"".join((STATUS_LINE[status], head, b"\r\n", body)))
             self._rest()
 

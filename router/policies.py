@@ -40,6 +40,7 @@ class PolicySwitch:
     Raises:
         ConfigError: if the policy's options do not fit.
         ScriptError: if the script is refused.
+        WeightsError: if the weights are refused.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -70,21 +71,25 @@ class PolicySwitch:
             "fallback": self.engine.fallback.name,
             "epoch": self.epoch,
             "exploration": self._settings.policy.exploration,
+            "version": getattr(self.engine.policy, "version", ""),
             "script": None if script is None else {"path": script.path, "sha256": script.sha256},
             "available": [*POLICIES, *([SCRIPT] if self._script_path else [])],
         }
 
-    async def switch(self, name: str, options: Mapping[str, float] | None = None) -> Swap:
+    async def switch(self, name: str, options: Mapping[str, float | str] | None = None) -> Swap:
         """Put another policy in force.
 
         Raises:
             ConfigError: if there is no such policy, or its options do not fit.
             ScriptError: if it is the script and it is refused.
+            WeightsError: if its weights are refused.
         """
         if name == SCRIPT:
             return await self.reload()
         started_s = time.perf_counter()
-        return self._put(_built_in(name, options or {}), started_s)
+        async with self._lock:
+            # Weights are read and tried for tens of milliseconds; requests go on meanwhile.
+            return self._put(await asyncio.to_thread(_built_in, name, options or {}), started_s)
 
     async def reload(self, path: Path | None = None) -> Swap:
         """Read the operator script again and put it in force; the old one serves until then, and if this fails.
@@ -136,16 +141,22 @@ class PolicySwitch:
         return _built_in(settings.name, settings.options)
 
 
-def _built_in(name: str, options: Mapping[str, float]) -> Policy:
+def _built_in(name: str, options: Mapping[str, float | str]) -> Policy:
     if name not in POLICIES:
         raise ConfigError(f"no policy is called {name!r}; there are {', '.join(POLICIES)}")
     make = POLICIES[name]
-    takes = [option for option in inspect.signature(make).parameters if option not in {"name", "picker"}]
+    parameters = inspect.signature(make).parameters
+    takes = [option for option in parameters if option not in {"name", "picker"}]
     unknown = sorted(set(options).difference(takes))
     if unknown:
         raise ConfigError(
             f"policy {name!r} has no option {', '.join(unknown)}; it takes {', '.join(takes) or 'none'}"
         )
+    for option, value in options.items():
+        is_text = isinstance(parameters[option].default, str)
+        if isinstance(value, str) != is_text:
+            wanted = "text" if is_text else "a number"
+            raise ConfigError(f"option {option!r} of policy {name!r} is {value!r}; give {wanted}")
     return make(**options)
 
 

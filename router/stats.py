@@ -68,6 +68,7 @@ class Stats:
         self.cold_starts: Counter[str] = Counter()  # model
         self.attempts = 0
         self.retries = 0
+        self.holds = 0
         self.batches_held = 0
         self.requests_held = 0
         self.policy_reloads: Counter[str] = Counter()  # result

@@ -8,7 +8,6 @@ from typing import Final, Self, cast
 
 import httptools
 
-from router.coalesce import Coalescing
 from router.upstream import RawHeaders, UpstreamError
 
 #: Most bytes of an answer that carry no body: its headers, with interim answers before them or trailers after it.
@@ -33,7 +32,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_answer", "_bare_bytes", "_headers", "_is_paused", "_keeps_alive", "_on_free", "_on_lost", "_parser",
+        "_answer", "_bare_bytes", "_headers", "_held", "_is_paused", "_keeps_alive", "_on_free", "_on_lost", "_parser",
         "_parts", "_transport", "_waiter", "idle_since_s", "is_open", "was_used",
     )  # fmt: skip
 
@@ -43,7 +42,8 @@ class Connection(asyncio.Protocol):
         self._on_free = on_free
         self._on_lost = on_lost
         self._parser = httptools.HttpResponseParser(self)
-        self._transport: Coalescing | None = None
+        self._transport: asyncio.Transport | None = None
+        self._held: tuple[bytes, ...] = ()
         self._answer: HttpAnswer | None = None
         self._headers: RawHeaders = []
         self._parts: list[bytes] = []
@@ -72,25 +72,25 @@ class Connection(asyncio.Protocol):
             head: everything before the body.
             body: written apart from the head, uncopied; empty where the head holds it.
             is_head: whether the method is HEAD, whose answers have no body whatever their headers say.
-            is_held: whether it goes out at :meth:`flush` instead of at the end of the turn.
+            is_held: whether it goes out at :meth:`flush` instead of at once.
         """
-        transport = self._transport
-        assert transport is not None, "asked once it is made"  # noqa: S101 - for the type checker
         self._answer = answer = HttpAnswer(self, is_head=is_head)
         self._headers = []
         self._bare_bytes = 0
         self._keeps_alive = False
-        # Nothing to drain: the body is in memory as a whole already, and who waits, waits for the answer.
-        write = transport.hold if is_held else transport.write
-        write(head)
-        if body:
-            write(body)
+        self._held = (head, body) if body else (head,)
+        if not is_held:
+            self.flush()
         return answer
 
     def flush(self) -> None:
         """Send what is held."""
-        if self._transport is not None:
-            self._transport.flush()
+        transport, held = self._transport, self._held
+        self._held = ()
+        if held and transport is not None and not transport.is_closing():
+            # Nothing to drain: the body is in memory as a whole already, and who waits, waits for the answer.
+            for part in held:
+                transport.write(part)
 
     @property
     def was_silent(self) -> bool:
@@ -154,8 +154,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection stands."""
-        # Requests of one turn of the loop go out when all of them are decided: see router/hot.py for why.
-        self._transport = Coalescing(cast("asyncio.Transport", transport), asyncio.get_running_loop())
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without inheriting
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:

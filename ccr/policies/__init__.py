@@ -6,6 +6,7 @@ from types import MappingProxyType
 from ccr.policies.article import Article
 from ccr.policies.bounded_hash import BoundedHash
 from ccr.policies.hot_cold import HotCold
+from ccr.policies.learned import learned
 from ccr.policies.least_cost import LeastCost, LeastLatency
 from ccr.policies.least_request import LeastRequest, PowerOfTwo
 from ccr.policies.least_work import FastestDrain, LeastWork
@@ -33,6 +34,7 @@ POLICIES: Mapping[str, Callable[..., Policy]] = MappingProxyType(
         "latency_predictor": LatencyPredictor,
         "least_latency": LeastLatency,
         "least_cost": LeastCost,
+        "learned": learned,
     }
 )
 #: The name under which an operator script runs; it needs a file, so it is not built from the table.

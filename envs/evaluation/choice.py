@@ -1,20 +1,27 @@
 """What the user asked to compare, checked against what there is before anything runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from ccr import weights
 from ccr.errors import ConfigError
+from ccr.policies.learned import path_of
 from envs.evaluation.engine import Engine
-from envs.evaluation.plan import Contender, Plan
+from envs.evaluation.plan import Contender, Options, Plan
 
 #: Compared with when nobody says otherwise: the router's own default policy.
 USUAL_BASELINE: Final = "hot_cold"
 #: Tuning and training draw from here upwards, comparisons from below: nobody is examined on their homework.
 TRAINING_SEEDS: Final = 10_000_000
+#: The one policy that a weights file belongs to, and the ending of such files.
+LEARNED: Final = "learned"
+WEIGHTS_SUFFIX: Final = ".npz"
+#: The one option that is text: the path of such a file.
+_WEIGHTS: Final = "weights"
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -29,13 +36,14 @@ def the_plan(
 
     Args:
         engine: says what there is.
-        policies: ``NAME`` or ``NAME@FILE``, the file as tuning writes it; empty: every policy.
+        policies: ``NAME`` or ``NAME@FILE``, the file as tuning or training writes it; empty: every policy.
         scenarios: by name.
         baseline: one of the policies, joined to them if it is not; empty: the usual one if it is there, else the first.
         seeds: of the runs.
 
     Raises:
         ConfigError: naming what does not exist, and what does.
+        WeightsError: if a weights file is refused.
     """
     contenders = [contender(engine, one) for one in policies or engine.policies]
     _once([one.label for one in contenders], "policy")
@@ -50,13 +58,19 @@ def the_plan(
 
 
 def contender(engine: Engine, text: str) -> Contender:
-    """The policy that ``NAME`` or ``NAME@FILE`` means."""
+    """The policy that ``NAME`` or ``NAME@FILE`` means; FILE is a config, or weights (``.npz``) of ``learned``.
+
+    Raises:
+        ConfigError: if there is no such policy, or the file is not of it.
+        WeightsError: if the weights are refused.
+    """
     name, at, file = text.partition("@")
     known([name], engine.policies, "policy")
     if not at:
         return Contender(name, name)
     path = Path(file)
-    return Contender(f"{name}@{path.stem}", name, _options(name, path))
+    options = _weights(name, path) if path.suffix == WEIGHTS_SUFFIX else _options(name, path)
+    return Contender(f"{name}@{path.stem}", name, options)
 
 
 def scenario_names(
@@ -94,7 +108,15 @@ def _once(names: Sequence[str], what: str) -> None:
         raise ConfigError(f"name each {what} once: {', '.join(twice)} came twice")
 
 
-def _options(policy: str, path: Path) -> Mapping[str, float]:
+def _weights(policy: str, path: Path) -> Options:
+    """The option that means these weights; they are tried now, not in the first run."""
+    if policy != LEARNED:
+        raise ConfigError(f"{policy!r} takes no weights; write {LEARNED}@{path}")
+    weights.load(path)
+    return {_WEIGHTS: str(path.absolute())}
+
+
+def _options(policy: str, path: Path) -> Options:
     try:
         document: Any = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
@@ -105,6 +127,8 @@ def _options(policy: str, path: Path) -> Mapping[str, float]:
         raise ConfigError(f"{path} has no `policy.options`; give a file that `ccr tune` wrote, or a config")
     if section.get("name") != policy:
         raise ConfigError(f"{path} has options of {section.get('name')!r}, not of {policy!r}")
+    if policy == LEARNED and isinstance(options.get(_WEIGHTS), str):
+        return _weights(policy, path_of(options[_WEIGHTS]))
     for name, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"{path}: option {name!r} is {value!r}; give a number")

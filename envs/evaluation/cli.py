@@ -32,7 +32,7 @@ OUT = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.command()
 @click.option("--suite", help="Scenarios to compare on, as a set.  [default: smoke, unless others are named]")
 @click.option("--policies", default="", help="What to compare, separated by commas: NAME, or NAME@FILE with "
-              "options that tuning wrote.  [default: all]")  # fmt: skip
+              "options that tuning wrote, or weights (learned@FILE.npz).  [default: all]")  # fmt: skip
 @click.option("--scenarios", default="", help="Scenarios to compare on, separated by commas.")
 @click.option("--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A trace file to compare on.")  # fmt: skip

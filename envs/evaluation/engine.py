@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from ccr.errors import CCRError
 from envs.episode import Episode
-from envs.evaluation.plan import Run
+from envs.evaluation.plan import Options, Run
 
 
 class Range(Protocol):
@@ -79,7 +79,7 @@ def simulator() -> Engine:
     )
 
 
-def run(scenario: str, policy: str, seed: int, options: Mapping[str, float]) -> Episode:
+def run(scenario: str, policy: str, seed: int, options: Options) -> Episode:
     """One run of the simulator."""
     episode: Episode = _module("envs.simulator").run(scenario, policy, seed, options=options)
     return episode

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 from envs.episode import Episode
 
-Run = Callable[[str, str, int, Mapping[str, float]], Episode]
+Options = Mapping[str, float | str]
+"""Name of an option of a policy -> its value; text is a path."""
+Run = Callable[[str, str, int, Options], Episode]
 """Runs a scenario under a policy with a seed and options; a top-level function, so that processes can share it."""
 
 
@@ -21,7 +23,7 @@ class Contender:
 
     label: str
     policy: str
-    options: Mapping[str, float] = field(default_factory=dict, hash=False)
+    options: Options = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

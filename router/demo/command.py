@@ -218,6 +218,7 @@ Everything is still up. Try, in another terminal:
   {admin} ccr status
   {admin} ccr policy use hot_cold
   {admin} ccr decisions
+  {admin} ccr why REQUEST_ID
 
   nodes: {"  ".join(node.url for node in stage.nodes)}
   admin API, with the token as bearer: {stage.admin_url}/docs

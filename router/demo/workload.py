@@ -99,6 +99,8 @@ def router_config(
                 "labels": {"gpu": "A10"},
                 "models": [model.id for model in models],
                 "loads_on_demand": True,
+                "schedules_by_priority": True,
+                "speed": speed,
             }
             for node in nodes
         ],

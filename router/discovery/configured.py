@@ -29,7 +29,12 @@ def discovery_of(settings: Settings) -> Discovery:
             dns.host,
             dns.port,
             interval_s=dns.interval_s,
-            entry={"engine": dns.engine, "tags": list(dns.tags), "labels": dict(dns.labels)},
+            entry={
+                "engine": dns.engine,
+                "tags": list(dns.tags),
+                "labels": dict(dns.labels),
+                "schedules_by_priority": dns.schedules_by_priority,
+            },
         )
         for dns in settings.discovery.dns
     ]

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from ccr.errors import HeldError
 from ccr.types import Outcome
 from router.dispatch import Attempt, headers_of
 from router.routes.exchange import TAIL_BYTES, WHOLE_BYTES, Exchange, outcome_of, relayed
@@ -87,7 +88,11 @@ class Direct:
         Raises:
             Refusal: 503 if no node may serve it now.
         """
-        self._attempt = attempt = self._way.first_attempt(self._exchange)
+        try:
+            self._attempt = attempt = self._way.first_attempt(self._exchange)
+        except HeldError:
+            self.hand_over()  # a task can wait
+            return
         try:
             self._answer = answer = self._way.start(self._exchange, attempt)
         except Exception:
@@ -107,7 +112,7 @@ class Direct:
     @property
     def is_over(self) -> bool:
         """Whether there is nothing to wait for here any more."""
-        return self._exchange.is_over or self.is_handed_over
+        return self._exchange.is_over or self._exchange.watch.task is not None
 
     @property
     def is_handed_over(self) -> bool:

@@ -14,7 +14,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 #: Answers up to this size are sent in one piece.
 WHOLE_BYTES: Final = 64 * 2**10
-#: Engines put the usage into the end of an answer; this much of it is looked at.
+#: Engines put the usage into the end of an answer, in JSON and in the final event; this much of it is looked at.
 TAIL_BYTES: Final = 4096
 #: The request id is ours to write, in both directions.
 NOT_RELAYED: Final = HOP_BY_HOP | {b"x-request-id"}
@@ -32,7 +32,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "anthropic", "arrived_s", "body", "fields_model", "first_byte_s", "headers", "is_over", "is_sending",
+        "anthropic", "arrived_s", "body", "fields_model", "first_byte_s", "has_priority", "headers", "is_over", "is_sending",
         "is_stream", "method", "path", "raw_headers", "request", "request_id", "send", "started", "status", "tail",
         "target", "tenant", "watch",
     )  # fmt: skip
@@ -54,6 +54,7 @@ class Exchange:
         self.headers: Mapping[bytes, bytes] = {}
         self.body = b""
         self.fields_model: str | None = None
+        self.has_priority = False
         self.is_over = False
         self.is_sending = False
         self.is_stream = False
@@ -65,7 +66,10 @@ class Exchange:
 
     def usage(self) -> tuple[int | None, int | None]:
         """Tokens of prompt and output, as the end of the answer tells."""
-        return _last_number(_PROMPT_TOKENS, self.tail), _last_number(_OUTPUT_TOKENS, self.tail)
+        return (
+            _last_number(self.tail, b'"prompt_tokens"', b'"input_tokens"'),
+            _last_number(self.tail, b'"completion_tokens"', b'"output_tokens"'),
+        )
 
 
 def relayed(answer: UpstreamAnswer) -> RawHeaders:
@@ -83,11 +87,16 @@ def outcome_of(status: int) -> Outcome:
     return Outcome.UPSTREAM_4XX if status < 500 else Outcome.UPSTREAM_5XX
 
 
-_PROMPT_TOKENS = re.compile(rb'"(?:prompt_tokens|input_tokens)"\s*:\s*(\d{1,9})')
-_OUTPUT_TOKENS = re.compile(rb'"(?:completion_tokens|output_tokens)"\s*:\s*(\d{1,9})')
+_NUMBER = re.compile(rb"\s*:\s*(\d{1,9})")
 
 
-def _last_number(pattern: re.Pattern[bytes], tail: bytes) -> int | None:
-    """The last count in the end of an answer: engines put usage there, in JSON and in the final event."""
-    found = pattern.findall(tail)
-    return int(found[-1]) if found else None
+def _last_number(tail: bytes, *names: bytes) -> int | None:
+    """The last number under the first of the names that has one: a stream tells it more than once."""
+    for name in names:
+        at = tail.rfind(name)
+        while at >= 0:
+            found = _NUMBER.match(tail, at + len(name))
+            if found is not None:
+                return int(found[1])
+            at = tail.rfind(name, 0, at)
+    return None

@@ -1,14 +1,16 @@
 """``/v1/*``: choose a node, send the client's bytes there, stream the node's bytes back untouched."""
 
 import asyncio
+import math
 import traceback
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from ccr import log
+from ccr.errors import HeldError
 from ccr.types import Mask, Outcome, Request
 from router.batching import BatchGate
-from router.call import CREDENTIALS, Scope, header_map, parse_body, with_model
+from router.call import CREDENTIALS, Scope, header_map, parse_body, with_model, with_priority
 from router.dispatch import BYTES_PER_TOKEN, Attempt, Dispatch, Times, headers_of
 from router.limits import RetryBudget
 from router.refusals import Refusal
@@ -153,7 +155,9 @@ class Proxied:
 
     def first_attempt(self, exchange: Exchange) -> Attempt:
         """Decide, and take the lease."""
-        return self._dispatch.attempt(exchange.request, exchange.tenant, exchange.arrived_s)
+        return self._dispatch.attempt(
+            exchange.request, exchange.tenant, exchange.arrived_s, held_s=self.now_s() - exchange.arrived_s
+        )
 
     def start(self, exchange: Exchange, attempt: Attempt) -> StartedAnswer | None:
         """Send it to the node at once, if a connection idles."""
@@ -166,6 +170,7 @@ class Proxied:
     def _resolve(self, exchange: Exchange) -> Request:
         fields = parse_body(exchange.body)
         exchange.fields_model = fields.model
+        exchange.has_priority = bool(fields.priority)
         exchange.is_stream = bool(fields.stream)
         limit = fields.max_completion_tokens or fields.max_tokens or fields.max_output_tokens or 0
         return self._dispatch.resolve(
@@ -188,8 +193,13 @@ class Proxied:
         while True:
             try:
                 attempt = attempt or self._dispatch.attempt(
-                    exchange.request, exchange.tenant, exchange.arrived_s, tried=tried, parent_id=parent_id
-                )
+                    exchange.request, exchange.tenant, exchange.arrived_s, tried=tried, parent_id=parent_id,
+                    held_s=self.now_s() - exchange.arrived_s if tried is None else math.inf,
+                )  # fmt: skip
+            except HeldError as held:
+                self._dispatch.stats.holds += 1
+                await asyncio.sleep(held.hold_s)
+                continue
             except Refusal as refusal:
                 raise failure or refusal from None
             with attempt:
@@ -294,6 +304,10 @@ class Proxied:
         """What goes to the node: method, target, headers, body."""
         headers = self._request_headers(exchange, attempt)
         body = with_model(exchange.body, exchange.fields_model, exchange.request.model)
+        # Anthropic's API has no such field, and a client that gives one knows better.
+        if attempt.node.schedules_by_priority and not exchange.has_priority and not exchange.anthropic:
+            priority = self._dispatch.priority(attempt)
+            body = body if priority is None else with_priority(body, priority)
         return exchange.method, exchange.target, headers, body
 
     def _request_headers(self, exchange: Exchange, attempt: Attempt) -> RawHeaders:
@@ -373,6 +387,7 @@ class Proxied:
             attempt.since_s - arrived_s, now_s - arrived_s, ttft_s, *exchange.usage()
         )
         exchange.is_over = True
+        attempt.forget_headers()
         attempt.end(outcome)
         attempt.close()
         self._dispatch.ended(attempt, outcome, exchange.status, times)

@@ -353,6 +353,17 @@ def test_a_draining_node_is_out_while_it_finishes():
     assert live.at(2.0).available.tolist() == [True, True]
 
 
+def test_the_candidates_follow_a_node_out_of_rotation_and_back():
+    live = a_live_fleet("a", "b")
+    seen = [live.at(0.0).candidates("llama", 1.0).tolist()]
+
+    for at_s, draining in ((1.0, True), (2.0, False)):
+        live.drain("a", draining=draining, now_s=at_s)
+        seen.append(live.at(at_s).candidates("llama", 1.0).tolist())
+
+    assert seen == [[True, True], [False, True], [True, True]]
+
+
 def test_draining_a_node_there_is_not_is_an_error():
     with pytest.raises(KeyError):
         a_live_fleet("a").drain("b", draining=True, now_s=0.0)

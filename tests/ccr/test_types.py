@@ -42,6 +42,7 @@ def test_a_mask_is_read_only_because_it_is_shared():
         fleet.resident("llama"),
         fleet.serving("llama"),
         fleet.capable("llama", 7.9),
+        fleet.candidates("llama", 7.9),
         fleet.tagged(frozenset()),
     ):
         with pytest.raises(ValueError, match="read-only"):
@@ -95,6 +96,9 @@ def test_a_node_serves_what_it_has_or_may_load(spec, loaded, serves):
         pytest.param(lambda fleet, i: fleet.resident(f"model-{i}"), "_loaded_masks", id="resident"),
         pytest.param(lambda fleet, i: fleet.serving(f"model-{i}"), "_serving_masks", id="serving"),
         pytest.param(lambda fleet, i: fleet.capable("llama", float(i)), "_capable_masks", id="capable"),
+        pytest.param(
+            lambda fleet, i: fleet.candidates("llama", float(i)), "_candidate_masks", id="candidates"
+        ),
         pytest.param(lambda fleet, i: fleet.tagged(frozenset({f"tag-{i}"})), "_tag_masks", id="tagged"),
     ],
 )

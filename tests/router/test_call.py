@@ -14,6 +14,7 @@ from router.call import (
     session_of,
     tags_of,
     with_model,
+    with_priority,
 )
 from router.refusals import Refusal
 
@@ -104,6 +105,23 @@ def test_a_model_of_null_is_replaced_where_it_stands():
     assert (
         with_model(b'{"a": {"model": 1}, "model": null}', None, "x") == b'{"a": {"model": 1}, "model": "x"}'
     )
+
+
+@pytest.mark.parametrize("body", [b'{"model":"a"}', b' {\n "model" : "a", "n": 1e400 }', b"{ }"])
+def test_a_priority_is_one_more_field_and_no_other_byte_changes(body):
+    changed = with_priority(body, 17_000_000_000)
+
+    start = body.index(b"{") + 1
+    assert json.loads(changed) == {"priority": 17_000_000_000, **json.loads(body)}
+    assert (changed[:start], changed.endswith(body[start:])) == (body[:start], True)
+
+
+def test_whether_a_client_gives_a_priority_is_seen_however_it_is_spelled():
+    given = [
+        bool(parse_body(body).priority) for body in (b'{"priority":null}', b'{"pr\\u0069ority":[1]}', b"{}")
+    ]
+
+    assert given == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,12 @@ async def test_only_listed_hosts_are_served_when_there_is_a_list():
         pytest.param("/admin/policy", b'{"name": 5}', id="wrong type"),
         pytest.param("/admin/policy", b'{"name": "random", "more": 1}', id="unknown field"),
         pytest.param("/admin/policy", b'{"name": "random", "options": {"x": "1"}}', id="text for a number"),
+        pytest.param(
+            "/admin/policy", b'{"name": "learned", "options": {"weights": "/nowhere.npz"}}', id="no weights"
+        ),
+        pytest.param(
+            "/admin/policy", b'{"name": "learned", "options": {"weights": 1}}', id="number for text"
+        ),
         pytest.param("/admin/policy", b'{"name": "nonesuch"}', id="unknown policy"),
         pytest.param("/admin/policy", b'{"name": "random", "options": {"nonesuch": 1}}', id="unknown option"),
         pytest.param(

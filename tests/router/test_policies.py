@@ -3,13 +3,16 @@ from dataclasses import replace
 
 import pytest
 
-from ccr.errors import ConfigError, ScriptError
+from ccr.errors import ConfigError, ScriptError, WeightsError
 from ccr.picker import Exploring
 from ccr.policies import POLICIES
+from ccr.policies.learned import learned
 from ccr.policies.time_guard import TIMED_OUT
-from ccr.settings import PolicySettings, Settings
+from ccr.settings import PolicySettings, Settings, parse
 from ccr.types import Fleet, NodeSpec, Request
+from ccr.weights import save
 from router.policies import PolicySwitch
+from tests.weights import VERSION, some_weights
 
 REQUEST = Request(id="r1", model="llama")
 FLEET = Fleet.of([{"spec": NodeSpec(name, f"http://{name}:1"), "loaded": ["llama"]} for name in "abc"])
@@ -220,3 +223,66 @@ async def test_two_reloads_at_once_both_end_in_the_script_of_the_file(script):
 
     assert preferred(switch) == "c"
     assert switch.epoch == 3
+
+
+# -- weights
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    path = tmp_path / "some.npz"
+    save(some_weights(), path)
+    return path
+
+
+def test_a_config_names_the_weights(weights_file):
+    settings = parse(f"policy: {{name: learned, options: {{weights: {weights_file}}}}}".encode(), "config")
+
+    assert PolicySwitch(settings).engine.policy.version == VERSION
+
+
+def test_without_weights_the_learned_policy_takes_the_shipped_ones():
+    assert a_switch(name="learned").engine.policy.version == learned().version
+
+
+def test_weights_that_are_refused_stop_the_start(tmp_path):
+    (tmp_path / "bad.npz").write_bytes(b"")
+
+    with pytest.raises(WeightsError, match="not a whole"):
+        a_switch(name="learned", options={"weights": str(tmp_path / "bad.npz")})
+
+
+async def test_weights_that_are_refused_later_change_nothing(weights_file):
+    switch = a_switch(name="learned", options={"weights": str(weights_file)})
+
+    with pytest.raises(WeightsError):
+        await switch.switch("learned", {"weights": "/nowhere.npz"})
+
+    assert (switch.engine.policy.version, switch.epoch) == (VERSION, 1)
+
+
+async def test_other_weights_are_one_switch(weights_file):
+    switch = a_switch(name="learned")
+
+    await switch.switch("learned", {"weights": str(weights_file)})
+
+    assert switch.engine.policy.version == VERSION
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "says"),
+    [
+        pytest.param("learned", "weights", 3.0, "option 'weights' of policy 'learned' is 3.0; give text", id="number"),
+        pytest.param("least_request", "cold_start_penalty", "much", "is 'much'; give a number", id="text"),
+    ],
+)  # fmt: skip
+def test_an_option_of_the_wrong_kind_is_refused(name, option, value, says):
+    with pytest.raises(ConfigError, match=says):
+        a_switch(name=name, options={option: value})
+
+
+def test_a_number_that_is_written_as_text_is_one():
+    """Environment variables have nothing else."""
+    switch = a_switch(name="least_request", options={"cold_start_penalty": "9"})
+
+    assert switch.engine.policy.cold_start_penalty == 9.0

@@ -8,7 +8,7 @@ from ccr.policies import POLICIES
 from ccr.policies.tunable import TUNABLE
 
 OPTIONS = [(policy, option) for policy, options in TUNABLE.items() for option in options]
-UNTUNED = {"random", "round_robin", "least_latency"}
+UNTUNED = {"random", "round_robin", "least_latency", "learned"}
 every_option = pytest.mark.parametrize(("policy", "option"), OPTIONS)
 
 

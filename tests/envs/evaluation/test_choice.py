@@ -2,9 +2,11 @@
 
 import pytest
 
-from ccr.errors import ConfigError
+from ccr.errors import ConfigError, WeightsError
+from ccr.weights import save
 from envs.evaluation.choice import contender, scenario_names, the_plan
 from tests.envs.evaluation.synthetic import an_engine
+from tests.weights import some_weights
 
 ENGINE = an_engine()
 
@@ -85,3 +87,52 @@ def test_options_that_cannot_be_read_are_refused(tmp_path, text, says):
 
     with pytest.raises(ConfigError, match=says):
         contender(ENGINE, f"base@{path}")
+
+
+# -- weights
+
+
+LEARNING = an_engine(policies=("base", "learned"))
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    path = tmp_path / "mine.npz"
+    save(some_weights(), path)
+    return path
+
+
+def test_weights_are_those_of_the_file_wherever_the_run_is(weights_file, monkeypatch):
+    monkeypatch.chdir(weights_file.parent)
+
+    one = contender(LEARNING, "learned@mine.npz")
+
+    assert (one.label, one.policy, one.options) == ("learned@mine", "learned", {"weights": str(weights_file)})
+
+
+def test_weights_may_come_from_a_config(weights_file, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"policy: {{name: learned, options: {{weights: {weights_file}}}}}")
+
+    one = contender(LEARNING, f"learned@{path}")
+
+    assert (one.label, one.options) == ("learned@config", {"weights": str(weights_file)})
+
+
+def test_weights_and_the_shipped_ones_are_two(weights_file):
+    plan = the_plan(LEARNING, ("learned", f"learned@{weights_file}"), ("calm",), "", range(2))
+
+    assert plan.labels == ("learned", "learned@mine")
+
+
+def test_weights_are_tried_before_anything_runs(tmp_path):
+    (tmp_path / "bad.npz").write_bytes(b"")
+
+    for text in (f"learned@{tmp_path / 'bad.npz'}", "learned@/nowhere.npz"):
+        with pytest.raises(WeightsError):
+            contender(LEARNING, text)
+
+
+def test_only_the_learned_policy_has_weights(weights_file):
+    with pytest.raises(ConfigError, match=r"'base' takes no weights; write learned@.*mine\.npz"):
+        contender(LEARNING, f"base@{weights_file}")

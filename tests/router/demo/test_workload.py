@@ -49,6 +49,10 @@ def test_the_router_accepts_its_config_and_knows_every_model():
     assert all(node.loads_on_demand and node.engine == "emulator" for node in settings.nodes)
 
 
+def test_the_nodes_are_sent_the_policy_s_priorities():
+    assert all(node.schedules_by_priority for node in config().nodes)
+
+
 def test_the_router_knows_the_architecture_of_every_model():
     models = config().prices().models
 
@@ -67,6 +71,7 @@ def test_emulated_times_are_divided_by_the_speed():
 
     assert fast.catalogue().models["one"].versions["1"].load_s == pytest.approx(0.6)
     assert slow.catalogue().models["one"].versions["1"].load_s == pytest.approx(6.0)
+    assert {node.speed for node in fast.nodes} == {10.0}
     assert fast.upstream.ttft_timeout_s == longest_wait_s(10.0) == pytest.approx(60.0)
     assert policy_options("article", 10.0) == {"per_qps": 0.05}
     assert policy_options("round_robin", 10.0) == {}

@@ -36,6 +36,8 @@ def test_every_key_has_its_place():
         "models": ["chat@1"],
         "loads_on_demand": True,
         "max_inflight": 8,
+        "schedules_by_priority": True,
+        "speed": 10,
     }
 
     assert node_spec(entry) == NodeSpec(
@@ -48,6 +50,8 @@ def test_every_key_has_its_place():
         models=frozenset({"chat@1"}),
         loads_on_demand=True,
         max_inflight=8,
+        schedules_by_priority=True,
+        speed=10.0,
     )
 
 
@@ -157,6 +161,11 @@ def test_a_password_in_a_url_is_not_repeated(url):
         ("max_inflight", 1.5, "whole number"),
         ("max_inflight", -1, "whole number"),
         ("max_inflight", True, "whole number"),
+        ("schedules_by_priority", 1, "true or false"),
+        ("speed", "10", "number from 0.001"),
+        ("speed", 0, "number from 0.001"),
+        ("speed", float("nan"), "number from 0.001"),
+        ("speed", True, "number from 0.001"),
     ],
 )
 def test_a_wrong_value_names_node_key_value_and_remedy(key, value, why):
@@ -172,7 +181,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones():
 
     assert message == (
         "node 'a10-1': unknown key gpus; known keys: id, url, engine, tags, labels, gpu_gib, models, "
-        "loads_on_demand, max_inflight"
+        "loads_on_demand, max_inflight, schedules_by_priority, speed"
     )
 
 

@@ -207,12 +207,30 @@ async def test_usage_is_found_at_the_end_however_the_stream_was_cut(cut, before)
     [
         (b'{"usage":{"input_tokens": 3, "output_tokens": 4}}', (3, 4)),
         (b'{"usage":{"completion_tokens":1}} {"usage":{"prompt_tokens":5,"completion_tokens":6}}', (5, 6)),
+        (
+            b'{"prompt_tokens":5,"completion_tokens":6} {"prompt_tokens":null,"completion_tokens":null}',
+            (5, 6),
+        ),
         (json.dumps({"text": '"completion_tokens": 99'}).encode(), (len(BODY) // 4, None)),
         (b"{}", (len(BODY) // 4, None)),
     ],
-    ids=["anthropic's names", "the last one counts", "not what the model wrote", "none"],
+    ids=[
+        "anthropic's names",
+        "the last one counts",
+        "no number does not count",
+        "not what the model wrote",
+        "none",
+    ],
 )
 async def test_tokens_are_those_the_engine_reports(answer, tokens):
     exchange = await Exchange(Answer(answer, whole=True)).run()
 
     assert (exchange.record.prompt_tokens, exchange.record.output_tokens) == tokens
+
+
+async def test_what_is_remembered_of_a_request_has_none_of_its_headers():
+    """They hold credentials, and as much memory as the rest of it."""
+    exchange = await Exchange().run((b"x-team", b"red"))
+
+    (attempt,) = exchange.router.dispatch.recent
+    assert dict(attempt.request.headers) == {}
