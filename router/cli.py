@@ -173,7 +173,7 @@ def show_policy(config_path: Path | None, admin_url: str | None, *, as_json: boo
     script = (
         f" ({found['script']['path']}, sha256 {found['script']['sha256'][:12]})" if found["script"] else ""
     )
-    version = f" (weights {found['version']})" if found["version"] else ""
+    version = f" (weights {found['version']})" if found.get("version") else ""
     click.echo(
         f"{found['name']}{script}{version}; falls back to {found['fallback']}; "
         f"choose among {', '.join(found['available'])}"

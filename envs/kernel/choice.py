@@ -85,8 +85,7 @@ PICK_BEST_OF_TWO: Final = 1
 
 
 class Chooser(NamedTuple):
-    """A built-in policy as the kernel takes it: a rule, a picker, and the fields of a network, of which most rules read
-    ``theta`` alone.
+    """A built-in policy as the kernel takes it; most rules read ``theta`` alone of the fields of a network.
 
     Args:
         rule: one of the numbers above.

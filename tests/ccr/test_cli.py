@@ -115,6 +115,14 @@ def test_an_interrupted_command_ends_like_one(error, failing, monkeypatch):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(("status", "code"), [(0, 0), (1, 1), (130, 130)])
+def test_a_command_that_ends_early_says_how(status, code, failing, monkeypatch):
+    """A comparison that was interrupted, a gate that was not passed."""
+    failing(click.exceptions.Exit(status))
+
+    assert ccr(monkeypatch, "status") == (code, "", "")
+
+
 def test_an_error_that_is_not_ours_is_not_hidden(failing, monkeypatch):
     failing(ZeroDivisionError())
 

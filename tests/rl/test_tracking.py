@@ -1,16 +1,21 @@
 """Where the registry is, and what happens when nobody is there."""
 
 import logging
+import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from rl.registry import cache_folder
+from ccr.weights import load
+from rl.registry import Registry, cache_folder
 from rl.tracking import Tracking, default_uri
-from rl.versions import RegistryError
+from rl.versions import RegistryError, RunFacts
+from tests.rl.verdicts import a_verdict
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -72,3 +77,55 @@ def test_mlflow_says_nothing(uri, capfd, caplog):
 
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
+
+
+@pytest.fixture
+def server(tmp_path):
+    """MLflow's own server, on loopback; its address."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination", str(tmp_path / "artifacts"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+    environment = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        assert any("startup complete" in line for line in process.stderr)
+        drained = threading.Thread(target=process.stderr.read)  # a full pipe would stop it
+        drained.start()
+        yield f"http://127.0.0.1:{port}"
+        os.killpg(process.pid, signal.SIGTERM)
+        drained.join()
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+def test_a_server_does_all_that_a_file_does(server, weights_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    registry = Registry(server)
+
+    for seed in (1, 2):
+        registry.register(weights_file(seed), RunFacts({"a": 1}, {"cost": 0.9}, {"loss": [2.0, 1.0]}))
+    first, second = registry.versions()
+    registry.store_verdict(first, a_verdict(first))
+    registry.promote(registry.get(1), "it passed")
+    registry.promote(second, "in a hurry", force=True)
+    registry.rollback("no")
+
+    assert registry.champion() == registry.get(1)
+    assert registry.get("champion").aliases == ("champion",)
+    assert [move.action for move in registry.history()] == ["promote", "promote", "rollback"]
+    assert registry.verdict(registry.get(1)) == a_verdict(first)
+    assert registry.run_of(first)["metrics"] == {"cost": 0.9, "loss": 1.0}
+    assert load(registry.fetch(second)).sha256 == second.sha256

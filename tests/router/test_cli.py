@@ -16,8 +16,10 @@ import yaml
 from ccr import log
 from ccr.cli import main
 from ccr.settings import parse
+from ccr.weights import save
 from router.auth import Keys
 from router.server import Serving
+from tests.weights import VERSION, some_weights
 
 SCRIPT = "def score(node, req):\n    return -node.inflight\n"
 
@@ -216,6 +218,23 @@ async def test_a_running_router_is_looked_at_and_steered():
 
         assert json.loads((await call("decisions", "--json"))[1]) == []
         assert (await call("decisions", "-n", "5"))[0] == 0
+
+
+async def test_weights_are_put_in_force_and_told(tmp_path, monkeypatch):
+    """A relative path is that of the one who types it."""
+    save(some_weights(), tmp_path / "some.npz")
+    monkeypatch.chdir(tmp_path)
+    async with running() as call:
+        assert (await call("policy", "use", "learned", "--weights", "some.npz"))[1].startswith(
+            "learned serves now"
+        )
+        assert (await call("policy", "show"))[1].startswith(
+            f"learned (weights {VERSION}); falls back to hot_cold"
+        )
+
+        code, _, err = await call("policy", "use", "learned", "--weights", "other.npz")
+        assert (code, f"cannot read weights {tmp_path}/other.npz" in err) == (1, True)
+        assert json.loads((await call("policy", "show", "--json"))[1])["version"] == VERSION
 
 
 async def test_what_a_router_refuses_is_its_own_words_and_exit_code_1():
