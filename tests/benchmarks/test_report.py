@@ -54,6 +54,7 @@ def test_every_target_is_in_the_report():
         pytest.param(
             {"rate_per_s": 9, "server_busy": 1.0, "generator_busy": 0.95}, "it is the limit", id="gen"
         ),
+        pytest.param({"server_busy": 0.2, "core_idle": 0.0}, "took 80% of its core", id="neighbours, open"),
         pytest.param({"failed": 3}, "3 requests of a run failed", id="failures"),
         pytest.param({"rate_per_s": 9}, "the ceiling of nodes", id="direct"),
     ],
@@ -64,6 +65,10 @@ def test_numbers_that_describe_something_else_carry_a_note(metrics, note):
 
 def test_a_saturated_server_on_a_quiet_machine_needs_no_note():
     assert notes(a_measure(rate_per_s=9, server_busy=0.99, core_idle=0.0, failed=0)) == []
+
+
+def test_a_server_with_time_to_spare_in_an_open_loop_needs_no_note():
+    assert notes(a_measure(p50_ms=0.5, server_busy=0.2, core_idle=0.78, failed=0)) == []
 
 
 def test_the_table_shows_medians_with_their_spread_and_the_ratio_by_name():

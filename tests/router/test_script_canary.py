@@ -1,6 +1,8 @@
 import asyncio
 import hashlib
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -80,16 +82,23 @@ async def test_the_event_loop_serves_others_while_a_script_is_tried(script):
     assert away_s < (last - started) / 2
 
 
-def test_a_reload_takes_less_than_three_tenths_of_a_second(script):
-    """One of ten will do, since other processes may hold this one up."""
+def test_a_reload_takes_little_longer_than_starting_what_tries_the_script(script):
+    """0.2 s on a quiet machine (bar: 0.3 s); on any other, one of five stands for the time that nobody took from it."""
     path = script(GOOD)
 
-    def reload_s():
-        started = time.perf_counter()
-        load_script(path)
-        return time.perf_counter() - started
+    def least_s(work):
+        times_s = []
+        for _ in range(5):
+            started = time.perf_counter()
+            work()
+            times_s.append(time.perf_counter() - started)
+        return min(times_s)
 
-    assert any(reload_s() < 0.3 for _ in range(10))
+    start = [sys.executable, "-c", "import router.script_trial"]
+
+    assert least_s(lambda: load_script(path)) < 2.0 * least_s(
+        lambda: subprocess.run(start, check=True, cwd=PROJECT)
+    )
 
 
 @pytest.mark.prove
