@@ -20,7 +20,6 @@ import numpy as np
 from ccr.fleet import LiveFleet
 from ccr.policies import POLICIES
 from ccr.settings import Settings
-from envs.driver import NodeClock
 from envs.emulator import NodeServer
 from envs.episode import FAILED, OK, Episode
 from envs.life import Build
@@ -75,9 +74,9 @@ async def in_real_time(scenario: Scenario, policy: str, seed: int, speed: float 
     arrivals = scenario.arrivals(seed)
     async with AsyncExitStack() as stack:
         stack.enter_context(_settled_memory())
-        clock = NodeClock(speed).now_s
         nodes = await stack.enter_async_context(_nodes(scenario, seed, speed))
-        serving = await stack.enter_async_context(_router(scenario, policy, seed, speed, clock, nodes))
+        serving = await stack.enter_async_context(_router(scenario, policy, seed, speed, nodes))
+        clock = serving.router.dispatch.clock
         started_s = clock()
         async with _pulse(clock, speed) as pulse:
             rows = await _sent(scenario, arrivals, serving, clock, speed)
@@ -169,23 +168,18 @@ def _build(scenario: Scenario, n: int, noise: Floats, speed: float) -> Build:
 
 @asynccontextmanager
 async def _router(
-    scenario: Scenario,
-    policy: str,
-    seed: int,
-    speed: float,
-    clock: Callable[[], float],
-    nodes: Sequence[NodeServer],
+    scenario: Scenario, policy: str, seed: int, speed: float, nodes: Sequence[NodeServer]
 ) -> AsyncIterator[Serving]:
     """The router, once every node was read; it takes models and nodes for what the scenario's routers take them for."""
     serving = Serving(Settings(**_config(scenario, policy, speed, [node.url for node in nodes])))
-    router = serving.router = Router(serving.settings, serving.token, clock, seed)
+    router = serving.router = Router(serving.settings, serving.token, seed=seed)
     router.fleet.prices = scenario.prices()
     task = asyncio.create_task(serving.run())
     try:
         while not task.done() and not _is_known(router.fleet, len(nodes)):  # noqa: ASYNC110 - a reading has no event
             await asyncio.sleep(_POLL_S)
         observed = bool(getattr(POLICIES[policy](), "observes", False))
-        router.fleet.expect(clock(), observed=observed, facts=scenario.facts())
+        router.fleet.expect(router.dispatch.clock(), observed=observed, facts=scenario.facts())
         yield serving
     finally:
         serving.stop()
@@ -198,7 +192,7 @@ def _is_known(fleet: LiveFleet, count: int) -> bool:
 
 
 def _config(scenario: Scenario, policy: str, speed: float, urls: Sequence[str]) -> dict[str, Any]:
-    """The router's config; all durations in node seconds but the poller's, which sleeps by the wall."""
+    """The router's config; its clock is that of the nodes."""
     nodes = [
         {
             "id": spec.id, "url": url, "engine": "emulator", "labels": dict(spec.labels),
@@ -211,14 +205,13 @@ def _config(scenario: Scenario, policy: str, speed: float, urls: Sequence[str]) 
         name, _, version = model.partition("@")
         models.setdefault(name, {"versions": {}})["versions"][version] = {"gib": gib, "load": load_s}
     return {
-        "server": {"host": _HOST, "port": 0, "body_timeout": _NEVER_S},
+        "server": {"host": _HOST, "port": 0, "clock_speed": speed},
         "admin": {"host": _HOST, "port": 0, "token": "unused"},
         "log": {"requests": False},
         "policy": {"name": policy},
-        "telemetry": {"interval": scenario.telemetry_period_s / speed},
+        "telemetry": {"interval": scenario.telemetry_period_s},
         "upstream": {
             "ttft_timeout": _NEVER_S, "answer_timeout": _NEVER_S, "stream_idle_timeout": _NEVER_S,
-            "idle_timeout": _NEVER_S,
         },
         "trace": {"keep": 1_000_000},
         "models": models,

@@ -27,7 +27,7 @@ from envs.traces.header import Header
 from envs.traces.reader import Wishes
 from router.demo.children import Child, Children
 from router.demo.stage import free_ports
-from router.demo.workload import EmulatedNode, ServedModel, longest_wait_s, router_config
+from router.demo.workload import PATIENCE_S, EmulatedNode, ServedModel, router_config
 from router.load_tally import Summary
 from router.replay import Plan, Reading, run
 
@@ -54,8 +54,8 @@ class Wanted:
         nodes: emulated A10.
         policy: of the router.
         exploration: share of its decisions that go to any eligible node: what learning from them needs.
-        speed: node seconds per second. The router lives on the wall clock: at any speed but 1 what it writes down is
-            no record of an A10 any more, only a quick way to try this program.
+        speed: node seconds per second. What the machine itself takes counts that many times in the times written down: above 1
+            they are no record of an A10 any more, only a quick way to try this program.
     """
 
     seconds: float = 420.0
@@ -121,7 +121,7 @@ async def _recorded(wanted: Wanted, children: Children, workload: Path, recordin
         recorder = _recorder(fleet, "--out", str(recording), "--minutes", str(_LONGEST_RECORDING_MIN))
         await children.until(recorder, "begin to record", lambda: asyncio.to_thread(_begun, recording))
         plan = Plan(trace=workload, rate_scale=wanted.speed)
-        summary = await run(plan, Reading(), fleet.url, timeout_s=longest_wait_s(wanted.speed) + 5.0)
+        summary = await run(plan, Reading(), fleet.url, timeout_s=PATIENCE_S / wanted.speed + 5.0)
         stopped = _recorder(fleet, "--stop")
         if await asyncio.to_thread(stopped.process.wait) or await asyncio.to_thread(recorder.process.wait):
             raise CCRError(f"the recording failed: {recorder.log.read_text()}{stopped.log.read_text()}")

@@ -88,7 +88,6 @@ class NodePrices:
         source: where weights come from.
         overhead_s: seconds a request takes besides its steps.
         bw_scale: memory bandwidth relative to the card's.
-        speed: seconds of all these that pass in one; what an operator states of a load is not touched by it.
     """
 
     gpu: GpuSpec
@@ -96,7 +95,6 @@ class NodePrices:
     source: LoadSource = field(default_factory=lambda: LOAD_SOURCES["engine_swap"])
     overhead_s: float = 0.0
     bw_scale: float = 1.0
-    speed: float = 1.0
 
     @classmethod
     def of(cls, spec: NodeSpec) -> "NodePrices":
@@ -104,7 +102,7 @@ class NodePrices:
         known = gpu_of(spec.labels.get("gpu", "")) or GPUS["A10"]
         if spec.gpu_total_gib:
             known = GpuSpec(known.name, spec.gpu_total_gib, known.bandwidth, known.compute, known.origin)
-        return cls(known, speed=spec.speed)
+        return cls(known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +150,7 @@ class PriceList:
         stated_s = stated_s or self.stated.get(model, _NOTHING).load_s
         sibling = self.model(model)
         nodes = [self.node(spec) for spec in specs]
-        return np.array([stated_s or adapter_s(sibling, node.source) / node.speed for node in nodes])
+        return np.array([stated_s or adapter_s(sibling, node.source) for node in nodes])
 
     def node(self, spec: NodeSpec) -> NodePrices:
         """What a node is made of."""
@@ -171,7 +169,7 @@ class PriceList:
             node = self.node(spec)
             gpu = node.gpu
             book.load[BUDGET_GIB, n] = (gpu.budget_bytes - activation_bytes(2)) / GIB
-            book.load[OVERHEAD_S, n] = node.overhead_s / node.speed
+            book.load[OVERHEAD_S, n] = node.overhead_s
             book.load[BANDWIDTH, n] = gpu.bandwidth * node.bw_scale
             for m, (name, gib, stated_s) in enumerate(models):
                 model = self.model(name, gib)
@@ -179,9 +177,9 @@ class PriceList:
                 book.costs[:, m, n] = np.array([
                     costs.prefill_fixed_s, costs.prefill_floor_s, costs.prefill_token_s, costs.prefill_square_s,
                     costs.decode_fixed_s, costs.decode_sequence_s, costs.decode_context_s,
-                ]) / node.speed  # fmt: skip
-                book.load_s[m, n] = stated_s or load_s(model, node.source) / node.speed
-                from_host_s = load_s(model, LOAD_SOURCES["host_pinned"]) / node.speed
+                ])  # fmt: skip
+                book.load_s[m, n] = stated_s or load_s(model, node.source)
+                from_host_s = load_s(model, LOAD_SOURCES["host_pinned"])
                 book.host_load_s[m, n] = min(from_host_s, book.load_s[m, n])
                 book.weights_gib[m] = gib or model.stored_bytes / GIB
                 book.kv_gib[m] = model.kv_bytes_per_token / GIB

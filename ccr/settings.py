@@ -106,6 +106,16 @@ class ServerSettings(Section):
         ge=1,
         description="Routers that share the traffic of these nodes evenly, this one included: each sees one in so many requests.",
     )
+    clock_speed: float = Field(
+        1.0,
+        ge=0.001,
+        le=1000.0,
+        description="Only for emulated fleets: how many seconds of the router's clock pass in one of the wall. All durations and rates "
+        "here, and the times in logs, metrics and recordings, are in seconds of that clock, as the nodes' are. On the wall stay what is "
+        "about connections and the process (`server.body_timeout`, `drain` and `drain_grace`, `upstream.connect_timeout` and "
+        "`idle_timeout`, `telemetry.timeout`, `discovery.dns[].interval`) and what clients are told or tell over HTTP "
+        "(`Retry-After`, `expires_in_s`, latencies in `/feedback`).",
+    )
 
 
 class AdminSettings(Section):
@@ -200,13 +210,6 @@ class NodeSettings(Section):
         False,
         description="Whether its engine orders its queue by the request's `priority` (vLLM's `--scheduling-policy priority`): "
         "it is then sent the policy's, unless the client gave one.",
-    )
-    speed: float = Field(
-        1.0,
-        ge=0.001,
-        le=1000.0,
-        description="How much faster than its card it is, for emulated nodes that run faster than the clock: predicted times are "
-        "divided by it. Loads of what `models` lists are not: `load` is in seconds of the clock.",
     )
     api_key: SecretStr | None = Field(
         None, description="Sent to the node as its bearer token, instead of the client's."

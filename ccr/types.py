@@ -119,7 +119,6 @@ class NodeSpec:
             (evicting others if it must); false for a plain vLLM server.
         max_inflight: cap on requests in flight; 0 for none.
         schedules_by_priority: whether its engine orders its queue by the request's ``priority``, lower first.
-        speed: how many of the seconds that are predicted for its card pass in one; above 1 only where nodes are emulated.
         address: ``host:port`` out of ``url``, as the sidecar call answers it.
     """
 
@@ -133,7 +132,6 @@ class NodeSpec:
     loads_on_demand: bool = False
     max_inflight: int = 0
     schedules_by_priority: bool = False
-    speed: float = 1.0
     address: str = field(init=False, compare=False, default="")
 
     def __post_init__(self) -> None:

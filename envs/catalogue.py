@@ -56,17 +56,16 @@ def catalogue(ids: Iterable[str] = ()) -> dict[str, ModelSpec]:
     return {model: _CATALOGUE[model] for model in wanted}
 
 
-def model_facts(source: LoadSource, speed: float = 1.0) -> dict[str, ModelFacts]:
+def model_facts(source: LoadSource) -> dict[str, ModelFacts]:
     """``{id: facts}`` of the whole catalogue, for the ``models:`` section of a router's config.
 
     Args:
         source: where the nodes load from.
-        speed: how much faster than the wall clock the emulated nodes run.
     """
     return {
         model: ModelFacts(
             round(weights_gib(spec), 2),
-            round(load_s(spec, source) / speed, 3),
+            round(load_s(spec, source), 3),
             _LIKE[model],
             spec.weight_bytes,
         )

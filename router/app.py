@@ -1,10 +1,9 @@
 """Builds whatever lives long, wires it, starts it and stops it: the one place where all parts meet."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +20,8 @@ from ccr.types import NodeSpec, Reading
 from router.asgi import FrontDoor
 from router.auth import Keys
 from router.batching import BatchGate
-from router.collectors.poller import Clock, Pace, Poller
+from router.clock import Clock
+from router.collectors.poller import Pace, Poller
 from router.control import PROXIED, Control, admin_app, data_app
 from router.discovery.configured import discovery_of, spec_of
 from router.dispatch import Dispatch
@@ -90,7 +90,7 @@ class Router:
     Args:
         settings: the whole config.
         admin_token: what the admin API asks for.
-        clock: monotonic seconds.
+        clock: monotonic seconds at the `clock_speed` of the settings; those of the wall times that by default.
         seed: for the draws; a fresh one by default.
 
     Raises:
@@ -103,17 +103,19 @@ class Router:
         self,
         settings: Settings,
         admin_token: str,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         seed: int | None = None,
     ) -> None:
         self.settings = settings
         self.readiness = Readiness()
-        self._clock = clock
+        speed = settings.server.clock_speed
+        self._clock = Clock.at(speed) if clock is None else Clock(clock, speed)
+        now_s = self._clock.now_s
         self._stack = AsyncExitStack()
         self.stats = Stats()
         self.policies = PolicySwitch(settings)
         self.fleet = SharedFleet(
-            settings.fleet_rules(), settings.server.replicas, now_s=clock(), prices=settings.prices()
+            settings.fleet_rules(), settings.server.replicas, now_s=now_s(), prices=settings.prices()
         )
         self._unpriced: set[str] = set()
         self.request_log = RequestLog(enabled=settings.log.requests, form=settings.log.format)
@@ -127,16 +129,16 @@ class Router:
             stats=self.stats,
             request_log=self.request_log,
             keep=settings.trace.keep,
-            clock=clock,
+            clock=self._clock,
             seed=seed,
         )
-        self.watchdog = Watchdog(clock, self._sweep)
+        self.watchdog = Watchdog(now_s, self._sweep)
         limits = Limits.of(settings.server, settings.upstream)
         secret = settings.sidecar.secret
         signer = Signer(secret.get_secret_value().encode() if secret else None)
         self.sidecar = Sidecar(self.dispatch, self.watchdog, signer, limits, settings.sidecar.lease_s)
         self._limits = limits
-        self.recordings = Recordings(clock, self._record, lambda: self.dispatch.ledger.in_flight)
+        self.recordings = Recordings(now_s, self._record, lambda: self.dispatch.ledger.in_flight)
         self.control = Control(
             self.dispatch, Exposition(self._view), settings, self.is_ready, self.recordings
         )
@@ -160,7 +162,7 @@ class Router:
             on_reading=self._on_reading,
             on_error=self._on_telemetry_error,
             pace=Pace(settings.telemetry.interval_s, settings.telemetry.timeout_s),
-            clock=Clock(self._clock),
+            clock=self._clock,
         )
         self._stack.push_async_callback(self._poller.close)
         gate = BatchGate(settings.batching, self.policies, self.stats, self._clock)
@@ -188,7 +190,7 @@ class Router:
 
     def set_nodes(self, specs: tuple[NodeSpec, ...]) -> None:
         """Make these nodes the fleet."""
-        joined, left = self.fleet.replace(specs, self._clock())
+        joined, left = self.fleet.replace(specs, self._clock.now_s())
         self._poller.set_nodes(specs)
         self._tell_of_cards(specs)
         self.readiness.discovered = True
@@ -230,6 +232,7 @@ class Router:
             self.recordings.failed_to_start(str(error))
 
     def _on_reading(self, node_id: str, reading: Reading, now_s: float) -> None:
+        reading = self._by_our_clock(reading)
         self.recordings.read(node_id, reading, now_s)
         state = self.fleet.state(node_id)
         unchanged_s = self._poller.unchanged_s(node_id)
@@ -241,6 +244,13 @@ class Router:
         if self.fleet.observe(node_id, reading, now_s):
             _log.warning("node.restarted", node=node_id)
 
+    def _by_our_clock(self, reading: Reading) -> Reading:
+        """Its seconds in ours: nodes tell theirs by the wall."""
+        if not reading.load_s or self._clock.speed == 1.0:
+            return reading
+        load_s = {model: self._clock.from_the_wall_s(took_s) for model, took_s in reading.load_s.items()}
+        return replace(reading, load_s=load_s)
+
     def _on_telemetry_error(self, node_id: str, reason: str) -> None:
         self.stats.telemetry_errors[node_id, reason] += 1
 
@@ -250,7 +260,7 @@ class Router:
         self.request_log.flush()
 
     def _view(self) -> View:
-        now_s = self._clock()
+        now_s = self._clock.now_s()
         return View(self.dispatch, self.fleet.at(now_s), now_s, self.is_ready()[0], self.recordings.counts())
 
     async def _background(self, work: object) -> None:

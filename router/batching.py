@@ -1,7 +1,7 @@
 """Holds requests in the batching window of the core, and lets them go."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ccr import log
 from ccr.batching import Batch, BatchingWindow, FixedHint
@@ -9,6 +9,7 @@ from ccr.errors import ScriptError
 from ccr.policies.script import batch_hint_s
 from ccr.settings import BatchingSettings
 from ccr.types import Request
+from router.clock import Clock
 from router.policies import PolicySwitch
 from router.stats import Stats
 
@@ -22,11 +23,11 @@ class BatchGate:
         settings: whether the config asks for a window.
         policies: the script in force may ask for one.
         stats: counts what was held.
-        clock: monotonic seconds.
+        clock: measures the window.
     """
 
     def __init__(
-        self, settings: BatchingSettings, policies: PolicySwitch, stats: Stats, clock: Callable[[], float]
+        self, settings: BatchingSettings, policies: PolicySwitch, stats: Stats, clock: Clock
     ) -> None:
         self._fixed = FixedHint(settings.max_wait_s, settings.size) if settings.enabled else None
         self._policies = policies
@@ -45,7 +46,7 @@ class BatchGate:
         """Return when the request should be dispatched; usually at once."""
         if self.is_open:
             return
-        batch = self._window.arrive(request, self._clock())
+        batch = self._window.arrive(request, self._clock.now_s())
         if batch is None:
             return
         gate = self._gates.setdefault(id(batch), asyncio.Event())
@@ -64,7 +65,8 @@ class BatchGate:
     async def _until_due(self, batch: Batch, gate: asyncio.Event) -> None:
         """Wait for the batch to fill or to fall due; whoever is first closes it for all."""
         try:
-            async with asyncio.timeout(max(batch.due_s - self._clock(), 0.0)):
+            wait_s = max(batch.due_s - self._clock.now_s(), 0.0)
+            async with asyncio.timeout(self._clock.on_the_wall_s(wait_s)):
                 await gate.wait()
         except TimeoutError:
             self._window.close(batch)

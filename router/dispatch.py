@@ -25,6 +25,7 @@ from ccr.types import Decision, Fleet, Mask, Outcome, Request, TraceRecord
 from ccr.versions import Catalogue
 from router.auth import Keys, Tenant
 from router.call import HeaderView, steering_of
+from router.clock import WALL, Clock
 from router.limits import Admission, RetryBudget
 from router.policies import PolicySwitch
 from router.refusals import Refusal
@@ -72,7 +73,7 @@ class Dispatch:
         stats: what is counted.
         request_log: where lines go.
         keep: decisions remembered.
-        clock: monotonic seconds.
+        clock: what counts as time.
         wall: seconds since 1970: what fellow routers agree on.
         seed: for the draws; a fresh one by default.
     """
@@ -89,7 +90,7 @@ class Dispatch:
         stats: Stats,
         request_log: RequestLog,
         keep: int = 1000,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = WALL,
         wall: Callable[[], float] = time.time,
         seed: int | None = None,
     ) -> None:
@@ -102,9 +103,10 @@ class Dispatch:
         self.retries = retries
         self.stats = stats
         self.request_log = request_log
-        self.clock = clock
+        self.clock = clock.now_s
+        self.time = clock
         self._wall = wall
-        self.started_s = clock()
+        self.started_s = clock.now_s()
         self.recorder: Recorder | None = None
         self.recent: deque[Attempt] = deque(maxlen=keep)
         self._draw = random.Random(secrets.randbits(64) if seed is None else seed).random
@@ -231,8 +233,9 @@ class Dispatch:
                 503, "no_capacity", str(error), Outcome.NO_CAPACITY, retry_after_s=1.0, request=request
             ) from None
         except SaturatedError as error:
+            retry_after_s = self.time.on_the_wall_s(error.retry_after_s)
             raise Refusal(
-                429, "saturated", str(error), retry_after_s=error.retry_after_s, request=request
+                429, "saturated", str(error), retry_after_s=retry_after_s, request=request
             ) from None
         stats = self.stats
         stats.decided(time.perf_counter() - started_s, now_s)
@@ -248,10 +251,14 @@ class Dispatch:
     def priority(self, attempt: "Attempt") -> int | None:
         """The request's place in the queue of the node's engine, lower first; ``None`` where the policy does not say.
 
-        Arrival counts on the wall clock, so that the requests of several routers stand in one order.
+        Arrival counts from 1970, so that the requests of several routers stand in one order.
         """
-        arrived_s = self._wall() - (self.clock() - attempt.arrived_s)
+        arrived_s = self.time.from_the_wall_s(self._wall()) - (self.clock() - attempt.arrived_s)
         return attempt.engine.priority(attempt.decision, arrived_s)
+
+    def back_off(self, attempt: "Attempt", retry_after_s: float) -> None:
+        """Leave alone the node that answered ``429``, for seconds of the wall as it asked for."""
+        self.fleet.back_off(attempt.state, self.time.from_the_wall_s(retry_after_s), self.clock())
 
     def has_alternative(self, request: Request, tried: Mask) -> bool:
         """Whether another node could serve the request."""

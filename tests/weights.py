@@ -4,7 +4,7 @@ import numpy as np
 
 from ccr.policies.least_cost import LeastCost
 from ccr.policies.network import Network, blank
-from ccr.weights import TRAINING, Weights
+from ccr.weights import TRAINING, Weights, save
 
 VERSION = "2026-11-23-1"
 
@@ -23,3 +23,11 @@ def training(**facts):
 def some_weights(network: Network | None = None, *, version=VERSION, **facts):
     manifest = {"version": version, "created_at": "2026-11-23T10:00:00+00:00", "training": training(**facts)}
     return Weights(network if network is not None else a_network(), manifest)
+
+
+def weights_that_prefer(action, directory):
+    """The path of weights to which refusing (`REJECT_COST`) or holding (`HOLD_SHARE`) costs nothing, the other far too much."""
+    net = blank(np.array(LeastCost().theta))
+    net.scalars[action] = 0.0
+    save(some_weights(net), directory / "weights.npz")
+    return str(directory / "weights.npz")

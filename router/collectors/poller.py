@@ -1,9 +1,8 @@
 """Reads every node's telemetry again and again, one task per node."""
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ from ccr import log
 from ccr.errors import TelemetryError
 from ccr.hashing import unit_hash
 from ccr.types import NodeSpec, Reading
+from router.clock import WALL, Clock
 from router.collectors import COLLECTORS
 from router.collectors.collector import METRICS_PORT, Collector, Page
 from router.collectors.fetch import Fetch, HttpFetch
@@ -28,7 +28,7 @@ class Pace:
 
     Args:
         interval_s: from the start of one poll of a node to the start of the next.
-        timeout_s: for each page; pages of one poll are fetched side by side.
+        timeout_s: for each page, on the wall; pages of one poll are fetched side by side.
         backoff_cap_s: the interval of a failing node doubles up to this; one success ends it.
     """
 
@@ -39,14 +39,6 @@ class Pace:
     def delay_s(self, failures: int) -> float:
         """The interval after so many failures in a row."""
         return max(self.interval_s, min(self.interval_s * 2.0 ** min(failures, 16), self.backoff_cap_s))
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Time; ``monotonic`` is the one readings are stamped with."""
-
-    monotonic: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 
 
 @dataclass(slots=True)
@@ -74,7 +66,7 @@ class Poller:
         on_error: called with each failure.
         fetch: gets a page; its own HTTP session, closed with the poller, if ``None``.
         pace: intervals and timeouts.
-        clock: time.
+        clock: paces the polls and stamps the readings.
     """
 
     def __init__(
@@ -83,7 +75,7 @@ class Poller:
         on_error: OnError,
         fetch: Fetch | None = None,
         pace: Pace = Pace(),
-        clock: Clock = Clock(),
+        clock: Clock = WALL,
     ) -> None:
         self.errors: Counter[str] = Counter()
         self._on_reading = on_reading
@@ -114,7 +106,7 @@ class Poller:
         a page that does not change for seconds is frozen.
         """
         node = self._watched.get(node_id)
-        return self._clock.monotonic() - node.changed_s if node is not None and node.polls else 0.0
+        return self._clock.now_s() - node.changed_s if node is not None and node.polls else 0.0
 
     async def close(self) -> None:
         """End every task and connection; nothing is told afterwards."""
@@ -139,15 +131,15 @@ class Poller:
         # The nodes of a fleet are asked at different moments of the interval.
         await self._clock.sleep(unit_hash(node.spec.id) * self._pace.interval_s)
         while True:
-            started_s = self._clock.monotonic()
+            started_s = self._clock.now_s()
             await self._poll(node)
             due_s = started_s + self._pace.delay_s(node.failures)
-            await self._clock.sleep(max(due_s - self._clock.monotonic(), 0.0))
+            await self._clock.sleep(max(due_s - self._clock.now_s(), 0.0))
 
     async def _poll(self, node: _Watched) -> None:
         try:
             reading = await self._reading(node)
-            self._on_reading(node.spec.id, reading, self._clock.monotonic())
+            self._on_reading(node.spec.id, reading, self._clock.now_s())
         except TelemetryError as error:
             self._failed(node, error.reason, str(error))
         except Exception:
@@ -207,7 +199,7 @@ class Poller:
     def _note_change(self, node: _Watched, body: bytes) -> None:
         page_hash = hash(body)
         if page_hash != node.page_hash or not node.polls:
-            node.page_hash, node.changed_s = page_hash, self._clock.monotonic()
+            node.page_hash, node.changed_s = page_hash, self._clock.now_s()
 
 
 def _url(node: _Watched, page: Page) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from router.demo.stage import Stage
-from router.demo.workload import longest_wait_s, mix
+from router.demo.workload import PATIENCE_S, mix
 from router.load import ChatClient, closed_loop
 from router.load_progress import shown
 from router.load_tally import Summary, Tally, Window, percentile
@@ -126,7 +126,7 @@ async def _load(stage: Stage, rules: Rules, tally: Tally) -> float:
 
 def _patience_s(stage: Stage) -> float:
     """A client waits longer than the router, to hear from it what went wrong."""
-    return longest_wait_s(stage.speed) + 5.0
+    return PATIENCE_S / stage.speed + 5.0
 
 
 async def _cold_starts_at(stage: Stage, moment_s: float) -> int:

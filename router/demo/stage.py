@@ -14,7 +14,7 @@ import aiohttp
 
 from ccr.errors import CCRError
 from router.demo.children import Child, Children
-from router.demo.workload import EmulatedNode, ServedModel, policy_options, router_config
+from router.demo.workload import EmulatedNode, ServedModel, router_config
 from router.prometheus_text import parse
 
 COLD_STARTS = "ccr_node_cold_starts_total"
@@ -71,8 +71,7 @@ class Stage:
 
     async def use_policy(self, name: str) -> None:
         """Switch the router to a policy."""
-        body = {"name": name, "options": policy_options(name, self.speed)}
-        await self._call("POST", f"{self.admin_url}/admin/policy", body)
+        await self._call("POST", f"{self.admin_url}/admin/policy", {"name": name})
 
     async def figures(self) -> Figures:
         """What the nodes say now."""

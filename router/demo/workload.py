@@ -20,7 +20,9 @@ from router.load_mix import Mix, zipf
 #: Share of each version among those of its model, by how many there are.
 _VERSION_SHARES: Mapping[int, Sequence[float]] = {1: (1.0,), 2: (0.95, 0.05), 3: (0.94, 0.05, 0.01)}
 _TELEMETRY_S = 1.0
-_PATIENCE_S = 600.0
+PATIENCE_S = 600.0
+"""Patience with an answer, in emulated time: long, so that a bad policy shows as waiting."""
+_TIMEOUTS = ("ttft_timeout", "answer_timeout", "stream_idle_timeout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def router_config(
 ) -> dict[str, Any]:
     """The config of the demo's router, as it would stand in a ``config.yaml``.
 
-    Times of the emulated world are divided by ``speed``: the router lives on the wall clock.
+    Its clock runs as fast as the nodes, so its times are emulated times.
 
     Args:
         nodes: which there are.
@@ -88,7 +90,7 @@ def router_config(
         admin_port: of the admin listener.
     """
     return {
-        "server": {"port": port, "drain": "2s"},
+        "server": {"port": port, "drain": "2s", "clock_speed": speed},
         "admin": {"port": admin_port},
         "policy": {"name": "round_robin"},
         "nodes": [
@@ -100,33 +102,22 @@ def router_config(
                 "models": [model.id for model in models],
                 "loads_on_demand": True,
                 "schedules_by_priority": True,
-                "speed": speed,
             }
             for node in nodes
         ],
         "models": {
-            name: {"architecture": dict(known[0].architecture), "versions": _versions(known, speed)}
+            name: {"architecture": dict(known[0].architecture), "versions": _versions(known)}
             for name, known in _by_name(models).items()
         },
-        "upstream": {"ttft_timeout": longest_wait_s(speed)},
-        "telemetry": {"interval": max(_TELEMETRY_S / speed, 0.1)},
+        "upstream": dict.fromkeys(_TIMEOUTS, PATIENCE_S),
+        "telemetry": {"interval": _TELEMETRY_S},
         "log": {"requests": False},
     }
 
 
-def longest_wait_s(speed: float) -> float:
-    """Patience with an answer, on the wall clock: ten emulated minutes, so that a bad policy shows as waiting."""
-    return max(_PATIENCE_S / speed, 10.0)
-
-
-def policy_options(policy: str, speed: float) -> dict[str, float]:
-    """Options that keep a policy's meaning when time runs faster: `article` counts points per request per second."""
-    return {"per_qps": 0.5 / speed} if policy == "article" else {}
-
-
-def _versions(models: Sequence[ServedModel], speed: float) -> dict[str, Any]:
+def _versions(models: Sequence[ServedModel]) -> dict[str, Any]:
     return {
-        model.version: {"weight": share, "gib": model.gib, "load": model.load_s / speed}
+        model.version: {"weight": share, "gib": model.gib, "load": model.load_s}
         for model, share in zip(models, _shares(len(models)), strict=True)
     }
 

@@ -25,7 +25,7 @@ def node_spec(entry: Mapping[str, Any]) -> NodeSpec:
 
     Args:
         entry: ``url``, and any of ``id`` (``host-port`` of the url if left out or empty), ``engine``, ``tags``,
-            ``labels``, ``gpu_gib``, ``models``, ``loads_on_demand``, ``max_inflight``, ``schedules_by_priority``, ``speed``.
+            ``labels``, ``gpu_gib``, ``models``, ``loads_on_demand``, ``max_inflight``, ``schedules_by_priority``.
 
     Raises:
         ConfigError: naming the node, the key, the value and what would be right.
@@ -54,7 +54,6 @@ def node_spec(entry: Mapping[str, Any]) -> NodeSpec:
         loads_on_demand=values.get("loads_on_demand", False),
         max_inflight=values.get("max_inflight", 0),
         schedules_by_priority=values.get("schedules_by_priority", False),
-        speed=values.get("speed", 1.0),
     )
 
 
@@ -202,12 +201,6 @@ def _cap(value: object) -> int:
     return value
 
 
-def _factor(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-3 <= value <= 1e3:
-        raise ValueError("it must be a number from 0.001 to 1000, 1 for what the card does")
-    return float(value)
-
-
 _KEYS: Mapping[str, Callable[[object], Any]] = {
     "id": _id,
     "url": _url,
@@ -219,5 +212,4 @@ _KEYS: Mapping[str, Callable[[object], Any]] = {
     "loads_on_demand": _flag,
     "max_inflight": _cap,
     "schedules_by_priority": _flag,
-    "speed": _factor,
 }

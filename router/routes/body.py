@@ -29,12 +29,12 @@ class Limits:
 
     @classmethod
     def of(cls, server: ServerSettings, upstream: UpstreamSettings) -> "Limits":
-        """The limits the settings ask for."""
+        """The limits the settings ask for, in seconds of the router's clock."""
         return cls(
             max_headers=server.max_headers,
             max_header_bytes=server.max_header_bytes,
             max_body_bytes=server.max_body_bytes,
-            body_timeout_s=server.body_timeout_s,
+            body_timeout_s=server.body_timeout_s * server.clock_speed,
             ttft_timeout_s=upstream.ttft_timeout_s,
             answer_timeout_s=upstream.answer_timeout_s,
             stream_idle_timeout_s=upstream.stream_idle_timeout_s,

@@ -198,7 +198,7 @@ class Proxied:
                 )  # fmt: skip
             except HeldError as held:
                 self._dispatch.stats.holds += 1
-                await asyncio.sleep(held.hold_s)
+                await self._dispatch.time.sleep(held.hold_s)
                 continue
             except Refusal as refusal:
                 raise failure or refusal from None
@@ -251,7 +251,7 @@ class Proxied:
         """Leave a node that is overloaded or broken for another, if there is one and the budget allows."""
         if reply.status == 429:
             retry_after_s = _seconds(_header(reply.headers, b"retry-after"))
-            self._dispatch.fleet.back_off(attempt.state, retry_after_s, self._dispatch.clock())
+            self._dispatch.back_off(attempt, retry_after_s)
         if reply.status < 500 and reply.status != 429:
             return
         if self._may_retry(exchange, attempt, may_retry=may_retry):

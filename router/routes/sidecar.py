@@ -228,7 +228,7 @@ class Sidecar:
         token = DecisionToken(request_id, node_id, attempt.since_s, attempt.epoch, decision.propensity)
         return RouteAnswer(
             attempt.node.address, node_id, request_id, decision.policy, self._signer.sign(token),
-            request.model, self._lease_s,
+            request.model, dispatch.time.on_the_wall_s(self._lease_s),
         )  # fmt: skip
 
     def _close(self, body: FeedbackBody, now_s: float) -> str:
@@ -246,7 +246,7 @@ class Sidecar:
             raise Refusal(
                 403, "unknown_decision", "no such decision is open in this replica", param="decision_token"
             )
-        longest_s = now_s - attempt.since_s + SLACK_S
+        longest_s = self._dispatch.time.on_the_wall_s(now_s - attempt.since_s) + SLACK_S
         for name in ("latency_ms", "ttft_ms"):
             value = getattr(body, name)
             if value is not None and value / 1e3 > longest_s:
@@ -273,8 +273,8 @@ class Sidecar:
         else:
             times = Times(
                 queue_s=queue_s,
-                total_s=total_s if body.latency_ms is None else body.latency_ms / 1e3,
-                ttft_s=None if body.ttft_ms is None else body.ttft_ms / 1e3,
+                total_s=total_s if body.latency_ms is None else self._seconds(body.latency_ms),
+                ttft_s=None if body.ttft_ms is None else self._seconds(body.ttft_ms),
                 prompt_tokens=body.prompt_tokens,
                 output_tokens=body.output_tokens,
             )
@@ -282,6 +282,10 @@ class Sidecar:
         attempt.end(outcome)
         attempt.close()
         self._dispatch.ended(attempt, outcome, 200, times)
+
+    def _seconds(self, milliseconds: float) -> float:
+        """Of the router's clock; the caller measures by the wall."""
+        return self._dispatch.time.from_the_wall_s(milliseconds / 1e3)
 
     async def _read(
         self, scope: Scope, receive: Receive, arrived_s: float

@@ -1,7 +1,5 @@
 """The book's prices are those of the timing model, for the model and the node at hand."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -82,32 +80,6 @@ def test_a_node_is_priced_by_its_card_and_its_own_figures():
     assert book.load[OVERHEAD_S].tolist() == [0.0, 0.05]
     assert book.load[BANDWIDTH].tolist() == [1.0, 0.5 * 0.8]
     assert book.load[BUDGET_GIB, 1] == pytest.approx(0.9 * 22.05 - activation_bytes(2) / GIB)
-
-
-def test_everything_on_a_node_that_runs_faster_takes_a_part_of_the_time():
-    facts = [("chat-7b@1", 0.0, 0.0)]
-    prices = PriceList(MODELS, {"b": replace(SLOW_L4, speed=10.0), "a": SLOW_L4})
-
-    book = prices.book(facts, [a_spec("a"), a_spec("b")])
-
-    for seconds in (book.costs, book.load_s, book.host_load_s, book.load[[OVERHEAD_S]]):
-        np.testing.assert_allclose(seconds[..., 1], seconds[..., 0] / 10.0)
-    rest = [row for row in range(len(b.LOAD)) if row != OVERHEAD_S]
-    np.testing.assert_array_equal(book.load[rest, 1], book.load[rest, 0])
-
-
-def test_a_stated_load_takes_as_long_as_is_stated_however_fast_the_node_runs():
-    fast = a_spec(speed=10.0)
-
-    assert PriceList(MODELS).book([("chat-7b@1", 0.0, 9.5)], [fast]).load_s[0, 0] == 9.5
-
-
-def test_an_adapter_s_load_is_faster_on_a_faster_node():
-    prices = PriceList({"poet": adapter_of("chat", CHAT)})
-
-    slow_s, fast_s = prices.adapter_s("poet", [a_spec("a"), a_spec("b", speed=10.0)])
-
-    assert fast_s == pytest.approx(slow_s / 10.0)
 
 
 def test_a_configured_node_tells_card_and_memory():

@@ -28,13 +28,14 @@ CHAT = "/v1/chat/completions"
 
 
 class Clock:
-    """Real monotonic time plus what the test skipped, so that half a minute costs nothing."""
+    """Real monotonic time at a speed, plus what the test skipped, so that half a minute costs nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, speed: float = 1.0) -> None:
+        self.speed = speed
         self.skipped_s = 0.0
 
     def __call__(self) -> float:
-        return time.monotonic() + self.skipped_s
+        return time.monotonic() * self.speed + self.skipped_s
 
     def skip(self, length_s: float) -> None:
         self.skipped_s += length_s
@@ -178,7 +179,7 @@ async def running_router(
             else:
                 entries.append({"url": node} if isinstance(node, str) else node)
         serving = Serving(Settings(**a_config(settings or {}, entries)))
-        clock = Clock()
+        clock = Clock(serving.settings.server.clock_speed)
         serving.router = Router(serving.settings, serving.token, clock, seed)
         http = await stack.enter_async_context(
             aiohttp.ClientSession(

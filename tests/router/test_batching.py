@@ -7,6 +7,7 @@ from ccr.policies.script import compile_script
 from ccr.settings import BatchingSettings
 from ccr.types import Request
 from router.batching import BatchGate
+from router.clock import Clock
 from router.stats import Stats
 
 FOREVER_S = 0.1
@@ -20,7 +21,7 @@ class Gate:
         self.stats = Stats()
         self.through = []
         self.tasks = []
-        self.gate = BatchGate(settings, SimpleNamespace(script=script), self.stats, lambda: 0.0)
+        self.gate = BatchGate(settings, SimpleNamespace(script=script), self.stats, Clock(lambda: 0.0))
 
     async def arrive(self, *names, model="llama"):
         for name in names:

@@ -55,6 +55,16 @@ async def test_it_is_arrival_on_the_wall_clock_and_the_time_at_the_node_in_tenth
     assert sent(node) == {"priority": sent(node)["priority"], "model": "m", "max_tokens": 5}
 
 
+async def test_before_a_fleet_that_runs_faster_arrival_counts_its_seconds(learned):
+    node = a_prioritising_node()
+    async with running_router({"server": {"clock_speed": 10.0}, **learned}, node) as router:
+        before_s = time.time()
+        await router.post(body={"model": "m", "max_tokens": 5})
+        after_s = time.time()
+
+    assert 100.0 * before_s - 1.0 <= sent(node)["priority"] <= 100.0 * after_s + 10.0 * 60.0 * WEIGHT
+
+
 async def test_a_long_request_gives_way_to_a_short_one_that_comes_a_little_later(learned):
     node = a_prioritising_node()
     async with running_router(learned, node) as router:

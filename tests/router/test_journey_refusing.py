@@ -6,15 +6,12 @@ The weights prefer refusing, or holding, to every node: what happens then is wha
 import asyncio
 from contextlib import asynccontextmanager
 
-import numpy as np
 import pytest
 
-from ccr.policies.least_cost import LeastCost
-from ccr.policies.network import HOLD_SHARE, REJECT_COST, blank
-from ccr.weights import save
+from ccr.policies.network import HOLD_SHARE, REJECT_COST
 from envs.emulator import EmulatedFleet
 from tests.router.harness import running_router, until
-from tests.weights import some_weights
+from tests.weights import weights_that_prefer
 
 MODEL = "chat-7b@1"
 SMALL = {"model": MODEL, "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}
@@ -23,14 +20,6 @@ WAYS = [
     pytest.param({}, id="without a task"),
     pytest.param({"connection": "close"}, id="in a task"),
 ]
-
-
-def weights_that_prefer(action, tmp_path):
-    """The path of weights to which this action costs nothing, and the other far too much."""
-    net = blank(np.array(LeastCost().theta))
-    net.scalars[action] = 0.0
-    save(some_weights(net), tmp_path / "weights.npz")
-    return str(tmp_path / "weights.npz")
 
 
 @asynccontextmanager

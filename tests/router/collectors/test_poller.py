@@ -8,8 +8,9 @@ from aiohttp import web
 
 from ccr.errors import TelemetryError
 from ccr.types import NodeSpec
+from router.clock import Clock
 from router.collectors.collector import REASONS
-from router.collectors.poller import Clock, Pace, Poller
+from router.collectors.poller import Pace, Poller
 from tests.router.collectors.pages import (
     EMULATOR_PAGE,
     SGLANG_PAGE,
@@ -35,7 +36,7 @@ class Time:
 
     @property
     def clock(self):
-        return Clock(monotonic=lambda: self.now_s, sleep=self.sleep)
+        return Clock(lambda: self.now_s, rest=self.sleep)
 
 
 class Nodes:

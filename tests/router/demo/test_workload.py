@@ -5,11 +5,10 @@ import pytest
 from ccr.settings import parse
 from ccr.shapes import MISTRAL_7B
 from router.demo.workload import (
+    PATIENCE_S,
     EmulatedNode,
     ServedModel,
-    longest_wait_s,
     mix,
-    policy_options,
     popularity,
     router_config,
 )  # fmt: skip
@@ -66,12 +65,17 @@ def test_canary_weights_are_the_shares_of_the_load():
     assert [version.weight for version in versions.values()] == [0.94, 0.05, 0.01]
 
 
-def test_emulated_times_are_divided_by_the_speed():
+def test_only_the_clock_knows_how_fast_the_nodes_are():
     fast, slow = config(speed=10.0), config(speed=1.0)
 
-    assert fast.catalogue().models["one"].versions["1"].load_s == pytest.approx(0.6)
-    assert slow.catalogue().models["one"].versions["1"].load_s == pytest.approx(6.0)
-    assert {node.speed for node in fast.nodes} == {10.0}
-    assert fast.upstream.ttft_timeout_s == longest_wait_s(10.0) == pytest.approx(60.0)
-    assert policy_options("article", 10.0) == {"per_qps": 0.05}
-    assert policy_options("round_robin", 10.0) == {}
+    assert (fast.server.clock_speed, slow.server.clock_speed) == (10.0, 1.0)
+    assert fast.model_dump(exclude={"server"}) == slow.model_dump(exclude={"server"})
+    assert fast.catalogue().models["one"].versions["1"].load_s == 6.0
+
+
+def test_no_timeout_ends_what_a_bad_policy_makes_wait():
+    upstream = config().upstream
+
+    assert {upstream.ttft_timeout_s, upstream.answer_timeout_s, upstream.stream_idle_timeout_s} == {
+        PATIENCE_S
+    }

@@ -37,7 +37,6 @@ def test_every_key_has_its_place():
         "loads_on_demand": True,
         "max_inflight": 8,
         "schedules_by_priority": True,
-        "speed": 10,
     }
 
     assert node_spec(entry) == NodeSpec(
@@ -51,7 +50,6 @@ def test_every_key_has_its_place():
         loads_on_demand=True,
         max_inflight=8,
         schedules_by_priority=True,
-        speed=10.0,
     )
 
 
@@ -162,10 +160,6 @@ def test_a_password_in_a_url_is_not_repeated(url):
         ("max_inflight", -1, "whole number"),
         ("max_inflight", True, "whole number"),
         ("schedules_by_priority", 1, "true or false"),
-        ("speed", "10", "number from 0.001"),
-        ("speed", 0, "number from 0.001"),
-        ("speed", float("nan"), "number from 0.001"),
-        ("speed", True, "number from 0.001"),
     ],
 )
 def test_a_wrong_value_names_node_key_value_and_remedy(key, value, why):
@@ -181,7 +175,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones():
 
     assert message == (
         "node 'a10-1': unknown key gpus; known keys: id, url, engine, tags, labels, gpu_gib, models, "
-        "loads_on_demand, max_inflight, schedules_by_priority, speed"
+        "loads_on_demand, max_inflight, schedules_by_priority"
     )
 
 

@@ -12,6 +12,7 @@ from router.app import Router
 from router.auth import new_key
 from router.batching import BatchGate
 from router.call import CREDENTIALS, HOP_BY_HOP
+from router.clock import Clock
 from router.routes.body import Limits
 from router.routes.proxied import Proxied
 
@@ -60,7 +61,7 @@ class Exchange:
             (NodeSpec("a", "http://a:1", models=frozenset({"llama"}), loads_on_demand=True),), 0.0
         )
         self.node = Node(answer or Answer(b"{}", whole=True))
-        gate = BatchGate(settings.batching, self.router.policies, self.router.stats, lambda: 0.0)
+        gate = BatchGate(settings.batching, self.router.policies, self.router.stats, Clock(lambda: 0.0))
         limits = Limits.of(settings.server, settings.upstream)
         self.handler = Proxied(
             self.router.dispatch, self.node, self.router.watchdog, gate, limits, node_keys or {}
