@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ccr import columns as seen
 from ccr.book import Placed
 from ccr.expectations import Expectations, Facts
+from ccr.first_tokens import Awaited, Unheard, expected_after_s, presume
 from ccr.look import Look
 from ccr.outlier import Health, OutlierRules, Phase
 from ccr.prices import PriceList
@@ -16,7 +18,7 @@ from ccr.types import COLUMNS, UNKNOWN, Column, Fleet, Mask, NodeSpec, Outcome, 
 _ROWS = tuple(COLUMNS)
 _INFLIGHT, _QPS = _ROWS.index("inflight"), _ROWS.index("qps")
 _LATENCY, _ROOM = _ROWS.index("latency_s"), _ROWS.index("room_gib")
-_NOT_KNOWN = Reading()
+_TOTAL = _ROWS.index("gpu_total_gib")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +125,13 @@ class LiveFleet:
         self.rules = rules or FleetRules()
         self.prices = prices or PriceList()
         self.expected: Expectations | None = None
+        self._unheard = Unheard()
         self.states: list[NodeState] = []
         self.ejections_total = 0
         self._mean_latency_s = 0.0
         self._by_id: dict[str, NodeState] = {}
         self._due_s = -math.inf
+        self._restless: set[NodeState] = set()
         self._rebuild([NodeState(spec, self.rules, now_s, joined_late=False) for spec in specs], now_s)
 
     def __len__(self) -> int:
@@ -176,6 +180,7 @@ class LiveFleet:
         """Enter a dispatch into the book, if one is kept; only the ledger calls this."""
         if self.expected is None or state.index < 0:
             return None
+        self._unheard.come(now_s)
         self.expected.arrived(request)
         return self.expected.place(request, state.index, self._columns, now_s)
 
@@ -183,6 +188,17 @@ class LiveFleet:
         """The first token of a placed request arrived."""
         if self.expected is not None and state.index >= 0:
             self.expected.first_token(placed._replace(node=state.index), now_s)
+
+    def comes_whole(self, lease: Awaited, placed: Placed) -> None:
+        """Nobody will tell of the first token of a request that was just placed; only the ledger calls this."""
+        if self.expected is not None:
+            after_s = expected_after_s(self.expected.book, placed, self._columns)
+            self._unheard.add(placed.at_s + after_s, lease)
+
+    def presume_first_token(self, state: NodeState, placed: Placed, now_s: float) -> None:
+        """The first token of a placed request should have come."""
+        if self.expected is not None and state.index >= 0:
+            presume(self.expected.book, placed._replace(node=state.index), now_s)
 
     def left(self, state: NodeState, placed: Placed, *, has_first_token: bool) -> None:
         """A placed request is over; only the ledger calls this."""
@@ -233,8 +249,9 @@ class LiveFleet:
         Raises:
             KeyError: if there is no such node.
         """
-        self._by_id[node_id].draining = draining
-        self._refresh(now_s)
+        state = self._by_id[node_id]
+        state.draining = draining
+        self._availability(state, now_s)
 
     # What happens to a node
 
@@ -260,6 +277,7 @@ class LiveFleet:
             self._residency(state)
         if self.expected is not None:
             self._tell_of(self.expected, state, now_s)
+        self._note(state)
         self._refresh(now_s)
         return restarted
 
@@ -275,6 +293,8 @@ class LiveFleet:
         if state.index >= 0:
             self._columns[_INFLIGHT, state.index] = state.inflight
             self._columns[_QPS, state.index] = state.qps
+            self._seen[seen.QPS, state.index] = state.qps
+            self._seen[seen.DISPATCHED_S, state.index] = now_s
             if not here and request.model not in state.reported:
                 self._residency(state)
             is_probe = state.health.phase is Phase.PROBING
@@ -347,6 +367,7 @@ class LiveFleet:
         self.ejections_total += ejected
         if state.index >= 0:
             self._columns[_LATENCY, state.index] = state.latency_s
+            self._note(state)
             if state.health.phase is not before:
                 self._availability(state, now_s)
         return ejected
@@ -372,6 +393,7 @@ class LiveFleet:
         self._by_id = {state.spec.id: state for state in states}
         n = len(states)
         self._columns = np.zeros((len(COLUMNS), n))
+        self._seen = np.zeros((len(seen.SEEN), n))
         self._available: Mask = np.zeros(n, dtype=np.bool_)
         self._why = [""] * n
         self._loaded = [state.loaded for state in states]
@@ -387,6 +409,10 @@ class LiveFleet:
             self.expected.replace([state.spec for state in states])
             for state in states:
                 self._tell_of(self.expected, state, now_s)
+        self._restless.clear()
+        for state in states:
+            self._availability(state, now_s)
+            self._note(state)
         self._refresh(now_s)
 
     def _reincarnate(self, old: NodeState, now_s: float) -> NodeState:
@@ -400,6 +426,7 @@ class LiveFleet:
 
     def _look(self, request: Request, columns: Column, now_s: float, observed: bool = False) -> Look:
         expected = self.expected or self.expect(now_s)
+        self._unheard.come(now_s)
         expected.observed |= observed
         return expected.look(request, columns, now_s)
 
@@ -415,49 +442,31 @@ class LiveFleet:
 
     def _refresh(self, now_s: float) -> None:
         """Bring the columns that depend on time up to date."""
-        self._due_s = now_s + self.rules.grid_s
+        rules = self.rules
+        self._due_s = now_s + rules.grid_s
         self._view.now_s = now_s
-        if not self.states:
-            return
-        self._mean_latency_s = self._mean_latency()
-        for state in self.states:
+        for state in tuple(self._restless):
             self._availability(state, now_s)
-        columns, free_gib = self._columns, self._mean_free_gib(now_s)
-        room_before = columns[_ROOM].tolist()
-        columns.T[:] = [self._numbers(state, free_gib, now_s) for state in self.states]
-        if columns[_ROOM].tolist() != room_before:
+        self._mean_latency_s = seen.refreshed(
+            self._seen, rules.stale_after_s, rules.qps_window_s, rules.latency_memory_s, rules.outlier.slow_start_s,
+            now_s, self._columns,
+        )  # fmt: skip
+
+    def _note(self, state: NodeState) -> None:
+        """Take down what was last seen of a node, for :func:`ccr.columns.refresh` to age."""
+        if state.index < 0:
+            return
+        told = state.reading
+        self._seen[:, state.index] = (
+            state.qps, state.last_dispatch_s, state.latency_s, state.latency_at_s, state.reading_s,
+            math.nan if told.gpu_free_gib is None else told.gpu_free_gib,
+            told.running or 0.0, told.waiting or 0.0, told.kv_used or 0.0, state.health.healthy_since_s,
+        )  # fmt: skip
+        total_gib = told.gpu_total_gib or state.spec.gpu_total_gib
+        self._columns[_TOTAL, state.index] = total_gib
+        if self._columns[_ROOM, state.index] != (total_gib or UNKNOWN):
+            self._columns[_ROOM, state.index] = total_gib or UNKNOWN
             self._view.residency_changed()
-
-    def _numbers(self, state: NodeState, free_gib: float, now_s: float) -> tuple[float, ...]:
-        """The node's numbers in the order of :data:`COLUMNS`; ``free_gib`` where its own is not known."""
-        age_s = now_s - state.reading_s
-        seen = state.reading if age_s <= self.rules.stale_after_s else _NOT_KNOWN
-        total_gib = state.reading.gpu_total_gib or state.spec.gpu_total_gib
-        return (
-            state.inflight,
-            state.qps * math.exp(-max(now_s - state.last_dispatch_s, 0.0) / self.rules.qps_window_s),
-            self._latency(state, self._mean_latency_s, now_s),
-            free_gib if seen.gpu_free_gib is None else seen.gpu_free_gib,
-            total_gib,
-            total_gib or UNKNOWN,
-            seen.running or 0.0,
-            seen.waiting or 0.0,
-            seen.kv_used or 0.0,
-            min(age_s, UNKNOWN),
-            state.health.ramp(now_s),
-        )
-
-    def _mean_free_gib(self, now_s: float) -> float:
-        """Free memory of the nodes with a fresh reading of it; 0 if there are none."""
-        fresh = [
-            state.reading for state in self.states if now_s - state.reading_s <= self.rules.stale_after_s
-        ]
-        known = [reading.gpu_free_gib for reading in fresh if reading.gpu_free_gib is not None]
-        return sum(known) / len(known) if known else 0.0
-
-    def _mean_latency(self) -> float:
-        seen = [state.latency_s for state in self.states if state.latency_s]
-        return sum(seen) / len(seen) if seen else 0.0
 
     def _latency(self, state: NodeState, mean_s: float, now_s: float) -> float:
         """The node's latency, drifted towards the fleet's mean since it last answered; 0 where nothing was seen."""
@@ -467,9 +476,14 @@ class LiveFleet:
         return mean_s + (state.latency_s - mean_s) * kept
 
     def _availability(self, state: NodeState, now_s: float) -> None:
-        state.health.advance(now_s)
+        health = state.health
+        health.advance(now_s)
         why = self._why_unavailable(state, now_s)
         self._why[state.index] = why
+        if health.phase is Phase.EJECTED or now_s < state.backoff_until_s:
+            self._restless.add(state)  # time alone will change it
+        else:
+            self._restless.discard(state)
         if self._available[state.index] == bool(why):
             self._available[state.index] = not why
             self._view.availability_changed()

@@ -22,6 +22,7 @@ class Lease:
         "_ledger",
         "expires_s",
         "has_first_token",
+        "is_prefilled",
         "is_probe",
         "model",
         "placed",
@@ -42,6 +43,7 @@ class Lease:
         self.is_probe = False
         self.placed: Placed | None = None
         self.has_first_token = False
+        self.is_prefilled = False
 
     @property
     def is_open(self) -> bool:
@@ -58,9 +60,15 @@ class Lease:
 
     def first_token(self, now_s: float) -> None:
         """The first token arrived; only the first call counts."""
-        if self._ledger is not None and self.placed is not None and not self.has_first_token:
-            self.has_first_token = True
+        if self._ledger is not None and self.placed is not None and not self.is_prefilled:
+            self.has_first_token = self.is_prefilled = True
             self._ledger._fleet.first_token(self.state, self.placed, now_s)
+
+    def presume_first_token(self, now_s: float) -> None:
+        """Nobody tells of the first token, and by now it should have come."""
+        if self._ledger is not None and self.placed is not None and not self.is_prefilled:
+            self.is_prefilled = True
+            self._ledger._fleet.presume_first_token(self.state, self.placed, now_s)
 
     def __enter__(self) -> Self:
         return self
@@ -89,15 +97,31 @@ class Ledger:
         return len(self._open)
 
     def lease(
-        self, state: NodeState, request: Request, now_s: float, lifetime_s: float = float("inf")
+        self,
+        state: NodeState,
+        request: Request,
+        now_s: float,
+        lifetime_s: float = float("inf"),
+        *,
+        comes_whole: bool = False,
     ) -> Lease:
-        """Count the request as in flight at the node from now on."""
+        """Count the request as in flight at the node from now on.
+
+        Args:
+            state: the node's incarnation.
+            request: that goes there.
+            now_s: the moment.
+            lifetime_s: after which it should be ended.
+            comes_whole: whether nobody will tell of its first token.
+        """
         lease = Lease(self, state, request, now_s, now_s + lifetime_s)
         self._open[lease] = None
         self.granted_total += 1
         lease.is_probe = self._fleet.dispatched(state, request, now_s)
         if self._fleet.expected is not None:
-            lease.placed = self._fleet.placed(state, request, now_s)
+            lease.placed = placed = self._fleet.placed(state, request, now_s)
+            if comes_whole and placed is not None:
+                self._fleet.comes_whole(lease, placed)
         return lease
 
     def expired(self, now_s: float) -> list[Lease]:
@@ -112,4 +136,4 @@ class Ledger:
         del self._open[lease]
         self._fleet.finished(lease.state, lease.model, was_probe=lease.is_probe)
         if lease.placed is not None:
-            self._fleet.left(lease.state, lease.placed, has_first_token=lease.has_first_token)
+            self._fleet.left(lease.state, lease.placed, has_first_token=lease.is_prefilled)

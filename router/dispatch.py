@@ -207,6 +207,7 @@ class Dispatch:
         parent_id: str = "",
         lifetime_s: float = math.inf,
         held_s: float = math.inf,
+        is_stream: bool = False,
     ) -> "Attempt":
         """Decide, and take the lease: the only way to a node.
 
@@ -218,6 +219,7 @@ class Dispatch:
             parent_id: the first attempt's, for a retry.
             lifetime_s: after which the lease ends by itself.
             held_s: how long the request has been held; by default it may not be.
+            is_stream: whether its first token will be seen.
 
         Raises:
             Refusal: 503 if no node may serve it now, 429 if the fleet is saturated and the policy refuses it.
@@ -246,7 +248,9 @@ class Dispatch:
             self.policies.fell_back(decision.fallback, now_s)
         if decision.guard_reason:
             stats.guard_overrides += 1
-        return Attempt(self, request, tenant, decision, fleet, arrived_s, now_s, parent_id, lifetime_s)
+        return Attempt(
+            self, request, tenant, decision, fleet, arrived_s, now_s, parent_id, lifetime_s, is_stream
+        )
 
     def priority(self, attempt: "Attempt") -> int | None:
         """The request's place in the queue of the node's engine, lower first; ``None`` where the policy does not say.
@@ -356,7 +360,7 @@ class Attempt:
 
     def __init__(
         self, dispatch: Dispatch, request: Request, tenant: Tenant, decision: Decision, fleet: Fleet,
-        arrived_s: float, now_s: float, parent_id: str, lifetime_s: float,
+        arrived_s: float, now_s: float, parent_id: str, lifetime_s: float, is_stream: bool,
     ) -> None:  # fmt: skip
         self._dispatch = dispatch
         self.request = request
@@ -381,7 +385,7 @@ class Attempt:
             dispatch.stats.cold_starts[request.name] += 1
         self.state = dispatch.fleet.states[decision.index]
         self.node = self.state.spec
-        self._lease = dispatch.ledger.lease(self.state, request, now_s, lifetime_s)
+        self._lease = dispatch.ledger.lease(self.state, request, now_s, lifetime_s, comes_whole=not is_stream)
         tenant.inflight += 1
 
     @property

@@ -156,7 +156,11 @@ class Proxied:
     def first_attempt(self, exchange: Exchange) -> Attempt:
         """Decide, and take the lease."""
         return self._dispatch.attempt(
-            exchange.request, exchange.tenant, exchange.arrived_s, held_s=self.now_s() - exchange.arrived_s
+            exchange.request,
+            exchange.tenant,
+            exchange.arrived_s,
+            held_s=self.now_s() - exchange.arrived_s,
+            is_stream=exchange.is_stream,
         )
 
     def start(self, exchange: Exchange, attempt: Attempt) -> StartedAnswer | None:
@@ -194,7 +198,7 @@ class Proxied:
             try:
                 attempt = attempt or self._dispatch.attempt(
                     exchange.request, exchange.tenant, exchange.arrived_s, tried=tried, parent_id=parent_id,
-                    held_s=self.now_s() - exchange.arrived_s if tried is None else math.inf,
+                    held_s=self.now_s() - exchange.arrived_s if tried is None else math.inf, is_stream=exchange.is_stream,
                 )  # fmt: skip
             except HeldError as held:
                 self._dispatch.stats.holds += 1
@@ -285,7 +289,8 @@ class Proxied:
             now_s = clock()
             if not exchange.started:
                 exchange.first_byte_s = now_s
-                attempt.first_byte(now_s)
+                if exchange.is_stream:  # else this is the end of the answer, cut in pieces
+                    attempt.first_byte(now_s)
                 await self._start(exchange, attempt, reply)
             watch.deadline_s = now_s + silence_s
             exchange.tail = chunk if len(chunk) >= TAIL_BYTES else exchange.tail[-TAIL_BYTES:] + chunk

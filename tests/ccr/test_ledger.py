@@ -15,6 +15,7 @@ from hypothesis.stateful import (
 )
 
 from ccr import book as b
+from ccr.expectations import look_of
 from ccr.fleet import LiveFleet
 from ccr.ledger import Lease, Ledger
 from ccr.types import Reading
@@ -166,11 +167,11 @@ class Life(RuleBasedStateMachine):
         self.present[id_] = len(self.incarnations)
         self.incarnations.append(self.live.state(id_))
 
-    @rule(target=leases, data=st.data(), model=st.sampled_from(MODELS))
+    @rule(target=leases, data=st.data(), model=st.sampled_from(MODELS), whole=st.booleans())
     @precondition(lambda self: self.present)
-    def dispatch(self, data, model):
+    def dispatch(self, data, model, whole):
         id_ = data.draw(st.sampled_from(sorted(self.present)))
-        lease = self.ledger.lease(self.live.state(id_), a_request(model), self.now_s)
+        lease = self.ledger.lease(self.live.state(id_), a_request(model), self.now_s, comes_whole=whole)
         self.held[lease] = (self.present[id_], model)
         return lease
 
@@ -183,6 +184,12 @@ class Life(RuleBasedStateMachine):
     @rule(lease=leases)
     def speak(self, lease):
         lease.first_token(self.now_s)
+
+    @rule(model=st.sampled_from(MODELS))
+    @precondition(lambda self: self.present)
+    def look(self, model):
+        """What comes whole is presumed to have begun by now, wherever its node is gone to."""
+        look_of(a_request(model), self.live.at(self.now_s))
 
     @rule(lease=ended)
     def release_again(self, lease):
@@ -229,7 +236,7 @@ class Life(RuleBasedStateMachine):
         for i, spec in enumerate(self.live.at(self.now_s).specs):
             held = [lease for lease, (n, _) in self.held.items() if n == self.present[spec.id]]
             assert book.load[b.IN_BATCH, i] == book.inflight[:, i].sum() == len(held)
-            assert book.load[b.PENDING, i] == sum(not lease.has_first_token for lease in held)
+            assert book.load[b.PENDING, i] == sum(not lease.is_prefilled for lease in held)
             if not held:
                 assert (book.load[b.PENDING : b.WEIGHTS_GIB, i] == 0.0).all()
 

@@ -40,13 +40,13 @@ async def a_fleet(action, tmp_path, *, speed, warm=(MODEL,), count=2, **settings
 
 
 @asynccontextmanager
-async def a_saturated_fleet(tmp_path, **settings):
+async def a_saturated_fleet(tmp_path, question=LONG, **settings):
     """Nodes that have far more to prefill than they manage, and that answer nothing before the test is over."""
     async with a_fleet(REJECT_COST, tmp_path, speed=0.01, **settings) as router:
         ledger, asking = router.router.dispatch.ledger, []
         while not router.outcomes()["rejected"]:
             sent = ledger.in_flight
-            task = asyncio.create_task(router.post(body=LONG))
+            task = asyncio.create_task(router.post(body=question))
             asking.append(task)
             await until(lambda sent=sent, task=task: task.done() or ledger.in_flight > sent)
         assert asking.pop().result().code == "saturated"
@@ -111,6 +111,28 @@ async def test_below_saturation_nothing_is_refused_whatever_the_weights_prefer(t
         answers = await asyncio.gather(*(router.post(body=SMALL) for _ in range(4)))
 
     assert [answer.status for answer in answers] == [200] * 4
+
+
+@pytest.mark.parametrize(
+    ("question", "is_refused"),
+    [
+        pytest.param(LONG, False, id="whole: its prefill is taken as done when it should be"),
+        pytest.param({**LONG, "stream": True}, True, id="streamed: its first token has not come"),
+    ],
+)
+async def test_prefill_saturates_until_it_should_be_done(question, is_refused, tmp_path):
+    patience = {"upstream": {"answer_timeout": 3600.0, "ttft_timeout": 3600.0}}
+    async with a_saturated_fleet(tmp_path, question, **patience) as (router, asking):
+        ledger, before = router.router.dispatch.ledger, router.outcomes()["rejected"]
+        sent = ledger.in_flight
+
+        router.clock.skip(600.0)
+        asking.append(asyncio.create_task(router.post(body=SMALL)))
+        await until(lambda: ledger.in_flight > sent or router.outcomes()["rejected"] > before)
+
+        assert (router.outcomes()["rejected"] > before) is is_refused
+        if is_refused:
+            assert (await asking.pop()).code == "saturated"
 
 
 # -- holding
