@@ -13,7 +13,7 @@ help: ## show this list
 
 setup: $(STAMP) ## make .venv with what the router, the simulator and the tests need
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt ccr/native/swift.c
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "cannot make a virtual environment: install Python >= 3.11 with its venv module (Debian: apt install python3-venv)"; exit 1; }
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -42,12 +42,14 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "calibrate": ("envs.calibration.cli:calibrate", "Fit node constants to profiles, traces and loads."),
     "evaluate": ("envs.evaluation.cli:evaluate", "Compare policies in simulation, on the same arrivals."),
     "train": ("rl.cli:command", "Train the routing policy in simulation."),
+    "bench decide": ("router.deciding:decide", "Measure how long one decision takes."),
     "tune": ("envs.tuning.cli:tune", "Fit the weights of a policy in simulation."),
 }
 
 #: Group of commands -> one line of help.
 GROUPS: Mapping[str, str] = {
     "policy": "Switch the policy of a running router; compare, judge and promote trained ones.",
+    "bench": "Measure the router's own speed.",
     "traces": "Record, import, draw, describe and cut request traces.",
 }
 

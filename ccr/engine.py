@@ -2,8 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-
-import numpy as np
+from itertools import compress
 
 from ccr.admission import HOLD_S, may_hold, may_reject, retry_after_s
 from ccr.eligibility import eligible, reasons
@@ -104,13 +103,13 @@ def _to_a_node(
 ) -> Scores:
     """The scores of the nodes, shape ``(n,)``, unless refusing or holding scores higher and is allowed now."""
     n, look = len(mask), fleet.looked
-    nodes, (reject, hold) = scores[:n], scores[n:].tolist()
-    best = float(np.where(mask, nodes, -np.inf).max())
-    if look is None or max(reject, hold) <= best:
-        return nodes
+    *values, reject, hold = scores.tolist()
+    best = max(compress(values, mask.tolist()))
+    if look is None or (reject <= best and hold <= best):
+        return scores[:n]
     refuses = reject > best and may_be_refused and may_reject(look)
     if hold > best and not (refuses and reject >= hold) and may_hold(look, mask, held_s):
         raise HeldError(HOLD_S)
     if refuses:
         raise SaturatedError(request.model, retry_after_s(look))
-    return nodes
+    return scores[:n]

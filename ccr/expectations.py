@@ -14,8 +14,9 @@ from typing import Final
 import numpy as np
 
 from ccr import book as books
+from ccr.accounts import accounts_of
 from ccr.book import Book, Flags, Floats, Placed
-from ccr.look import LOAD_S, LOAD_WAIT_S, RESIDENT, RUNNING, WAITING, Look, look_at
+from ccr.look import LOAD_S, LOAD_WAIT_S, RESIDENT, RUNNING, WAITING, Look
 from ccr.prices import PriceList
 from ccr.types import Fleet, NodeSpec, Request
 
@@ -73,14 +74,14 @@ class Expectations:
             self._enter(model, gib, load_s)
         self._has_traffic = False
         self._sessions: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self.book: Book = prices.book(self._facts, self._specs)
+        self._keep(prices.book(self._facts, self._specs))
 
     def look(self, request: Request, columns: Floats, now_s: float) -> Look:
         """The request on every node."""
         model = self._row(request)
         node_id, tokens = self._sessions.get(request.session, ("", 0.0)) if request.session else ("", 0.0)
-        look = look_at(
-            self.book, columns, model, float(max(request.prompt_tokens, 1)), self.output_tokens(request),
+        look = self._accounts.look_at(
+            columns, model, float(max(request.prompt_tokens, 1)), self._output_tokens(request, model),
             self._columns.get(node_id, -1), tokens, self.coverage, now_s, self.observed,
         )  # fmt: skip
         adapter = self._adapters.get(request.model)
@@ -92,23 +93,20 @@ class Expectations:
 
     def output_tokens(self, request: Request) -> float:
         """Predicted: what requests for the model's weights generate on average, and not more than the client's limit."""
-        model = self._row(request)  # first: a new model makes a new book
-        mean = float(self.book.output_tokens[model])
-        return min(mean, float(request.output_tokens)) if request.output_tokens else mean
+        return self._output_tokens(request, self._row(request))
 
     def arrived(self, request: Request) -> None:
         """Count a dispatch for its model's share of the traffic."""
         model = self._row(request)
         self._has_traffic = True
-        books.asked_for(self.book, model)
+        self._accounts.asked_for(model)
 
     def place(self, request: Request, node: int, columns: Floats, now_s: float) -> Placed:
         """The request goes to the node in this column."""
         model = self._row(request)
-        book = self.book
         if request.model in self._adapters:
             self._adapters[request.model].ready[node] = True
-        output_tokens = self.output_tokens(request)
+        output_tokens = self._output_tokens(request, model)
         prompt_tokens = float(max(request.prompt_tokens, 1))
         cached = 0.0
         if request.session:
@@ -118,17 +116,17 @@ class Expectations:
             self._sessions[request.session] = (self._specs[node].id, prompt_tokens + output_tokens)
             if len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
-        told = float(columns[RUNNING, node] + columns[WAITING, node])
-        unseen = max(told - float(book.load[books.IN_BATCH, node]), 0.0)
-        return books.place(book, model, node, prompt_tokens, output_tokens, cached, unseen, now_s)
+        told = columns.item(RUNNING, node) + columns.item(WAITING, node)
+        unseen = max(told - self.book.load.item(books.IN_BATCH, node), 0.0)
+        return self._accounts.place(model, node, prompt_tokens, output_tokens, cached, unseen, now_s)
 
     def first_token(self, placed: Placed, now_s: float) -> None:
         """The first token of a placed request arrived."""
-        books.first_token(self.book, placed, now_s)
+        self._accounts.first_token(placed, now_s)
 
     def leave(self, placed: Placed, now_s: float, *, has_first_token: bool) -> None:
         """A placed request is over."""
-        books.leave(self.book, placed, has_first_token, now_s)
+        self._accounts.leave(placed, has_first_token, now_s)
 
     def learn(
         self, placed: Placed, ttft_s: float | None, total_s: float, output_tokens: float, now_s: float
@@ -138,9 +136,9 @@ class Expectations:
         Of an answer that came whole only lengths and throughput are learned: when its first token was made is not known.
         """
         if ttft_s is None:
-            books.learn(self.book, placed, total_s, total_s, output_tokens, now_s, False)
+            self._accounts.learn(placed, total_s, total_s, output_tokens, now_s, False)
         else:
-            books.learn(self.book, placed, ttft_s, total_s, output_tokens, now_s, self.observed)
+            self._accounts.learn(placed, ttft_s, total_s, output_tokens, now_s, self.observed)
 
     def report(self, node: int, resident: Collection[str], in_host: Collection[str] = ()) -> None:
         """Telemetry told which weights are where."""
@@ -165,7 +163,7 @@ class Expectations:
         old, was = self.book, {spec.id: (n, spec) for n, spec in enumerate(self._specs)}
         self._specs = tuple(specs)
         self._columns = {spec.id: n for n, spec in enumerate(self._specs)}
-        self.book = self._prices.book(self._facts, self._specs)
+        self._keep(self._prices.book(self._facts, self._specs))
         self._keep_models(old)
         stayed = [
             (before[0], n)
@@ -178,6 +176,14 @@ class Expectations:
             self._adapters[model] = fresh = self._adapter(model, adapter.stated_s)
             for before_n, n in stayed:
                 fresh.ready[n] = adapter.ready[before_n]
+
+    def _keep(self, book: Book) -> None:
+        self.book = book
+        self._accounts = accounts_of(book)
+
+    def _output_tokens(self, request: Request, model: int) -> float:
+        mean = self.book.output_tokens.item(model)
+        return min(mean, float(request.output_tokens)) if request.output_tokens else mean
 
     def _row(self, request: Request) -> int:
         row = self._models.get(request.model)
@@ -231,7 +237,8 @@ class Expectations:
 
     def _reprice(self) -> None:
         """The same book with the prices of the facts as they are now."""
-        old, self.book = self.book, self._prices.book(self._facts, self._specs)
+        old = self.book
+        self._keep(self._prices.book(self._facts, self._specs))
         self._keep_models(old)
         for n in range(len(self._specs)):
             self._copy_node(old, n, n)

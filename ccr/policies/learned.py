@@ -13,14 +13,23 @@ from ccr import weights as stored
 from ccr.book import OVERHEAD_S, SPEED, Floats
 from ccr.errors import WeightsError
 from ccr.expectations import look_of
-from ccr.features import node_features, request_features
+from ccr.features import FEATURES, node_features, request_features
 from ccr.look import OUTPUT_TOKENS, PREFILL_S, STEP_AFTER_S, Look
+from ccr.native import IS_NATIVE, swift
 from ccr.picker import GREEDY, Picker
 from ccr.policies.network import EXTRA, PRIORITY, REJECT, Network, logits, priority
 from ccr.types import Fleet, Mask, Request, Scores
 
 PRIORITY_LOGIT = 4.0
 """What each step of a request's priority takes off the logit of refusing it: low ones are refused first."""
+
+#: The table of features as ``ccr/native/swift.c`` takes it: source rows, gains, scales, how many are logarithms.
+_TABLE: Final = (
+    np.array([feature.row for feature in FEATURES.values()]),
+    np.array([feature.gain for feature in FEATURES.values()]),
+    np.array([1.0 / feature.divisor for feature in FEATURES.values()]),
+    sum(feature.is_log for feature in FEATURES.values()),
+)
 
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "champion.npz"
 """The weights that come with the package."""
@@ -43,6 +52,13 @@ class Learned:
     version: str = ""
     name: str = "learned"
     picker: Picker = field(default=GREEDY)
+    _swift: "swift.Network | None" = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_swift", swift.Network(*self.network, *_TABLE) if IS_NATIVE else None)
+
+    def __reduce__(self) -> tuple[type["Learned"], tuple[object, ...]]:
+        return Learned, (self.network, self.version, self.name, self.picker)
 
     def scores(self, request: Request, fleet: Fleet) -> Scores:
         """Logits of the nodes, then of refusing and of holding, shape ``(len(fleet) + 2,)``."""
@@ -54,7 +70,11 @@ class Learned:
 
     def logits(self, look: Look, mask: Mask) -> Floats:
         """Logits of a look, shape ``(n + 2,)``; ``mask`` tells whom the network pools over, shape ``(n,)``."""
-        return logits(node_features(look), request_features(look), mask, self.network)
+        if self._swift is None:
+            return logits(node_features(look), request_features(look), mask, self.network)
+        out = np.empty(len(mask) + EXTRA)
+        self._swift.logits(look, mask, out)
+        return out
 
     def priority(self, look: Look, chosen: int, arrived_s: float) -> int | None:
         """The number for the chosen node's engine, lower first, in tenths of a second; ``None`` where arrival alone decides."""

@@ -1,11 +1,14 @@
 """Least expected cost: the request's own latency and, where it is charged, the delay it causes to others."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
+from ccr.book import Floats
 from ccr.cost import SELFISH
 from ccr.expectations import look_of
+from ccr.native import IS_NATIVE, swift
 from ccr.picker import GREEDY, Picker
 from ccr.scoring import least_cost
 from ccr.types import Fleet, Request, Scores
@@ -48,7 +51,7 @@ class LeastCost:
 
     def scores(self, request: Request, fleet: Fleet) -> Scores:
         """Minus the weighted seconds, shape ``(len(fleet),)``."""
-        return least_cost(look_of(request, fleet), np.array(self.theta))
+        return _scores(request, fleet, self.theta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,4 +63,18 @@ class LeastLatency:
 
     def scores(self, request: Request, fleet: Fleet) -> Scores:
         """Minus the predicted seconds, shape ``(len(fleet),)``."""
-        return least_cost(look_of(request, fleet), np.array(SELFISH))
+        return _scores(request, fleet, SELFISH)
+
+
+def _scores(request: Request, fleet: Fleet, theta: tuple[float, ...]) -> Scores:
+    look, weights = look_of(request, fleet), _array(theta)
+    if not IS_NATIVE:
+        return least_cost(look, weights)
+    cost_s = np.empty(len(fleet))
+    swift.costs(look, weights, cost_s)
+    return np.negative(cost_s, cost_s)
+
+
+@lru_cache(maxsize=64)
+def _array(theta: tuple[float, ...]) -> Floats:
+    return np.array(theta)

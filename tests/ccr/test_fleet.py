@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -720,11 +721,12 @@ def test_what_an_old_incarnation_answered_teaches_nothing_about_the_new_one():
     assert live.expected.book.load[b.DONE_PER_S].tolist() == [0.0]
 
 
-def test_a_look_is_at_the_columns_of_the_fleet():
+def test_a_look_keeps_the_columns_of_the_fleet_as_they_were():
     live = a_live_fleet("a", "b")
     live.observe("b", BUSY, 0.0)
 
     seen = look_at(live, 0.5)
 
-    assert seen.columns is live.at(0.5).columns
+    np.testing.assert_array_equal(seen.columns, live.at(0.5).columns)
+    assert not np.shares_memory(seen.columns, live.at(0.5).columns)
     assert seen.pairs[k.UNSEEN].tolist() == [0.0, 6.0]
