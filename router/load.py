@@ -239,7 +239,7 @@ async def _take(send: Send, shot: Shot, due_s: float, origin_s: float, tally: Ta
     try:
         answer = await send(shot)
     finally:
-        tally.add(Sample(due_s, sent_s, clock() - origin_s, shot.model, answer))
+        tally.add(Sample(due_s, sent_s, clock() - origin_s, shot.model, answer, shot.number))
     return answer
 
 

@@ -45,6 +45,7 @@ class Sample:
         ended_s: when the answer was complete, or failed.
         model: as the request named it.
         answer: how it ended.
+        number: of the shot.
     """
 
     due_s: float
@@ -52,6 +53,7 @@ class Sample:
     ended_s: float
     model: str
     answer: Answer
+    number: int = 0
 
     @property
     def total_s(self) -> float:

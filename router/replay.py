@@ -1,9 +1,11 @@
 """``ccr replay``: send a request trace to a router or a node, at its own times or from a number of clients."""
 
+import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +19,14 @@ from router.click_types import BASE_URL, DURATION
 from router.load import ChatClient, closed_loop, open_loop, open_session
 from router.load_mix import Shot
 from router.load_progress import shown
-from router.load_tally import Summary, Tally, Window
+from router.load_tally import Sample, Summary, Tally, Window
 from router.replay_reader import Arrival, read
 
 _COLUMNS = ("requests", "errors", "p50_ms", "p99_ms", "ttft_p50_ms", "ttft_p99_ms", "qps")
+#: Columns of ``--samples``: a row per request, in the order in which they ended; seconds from the start of the replay.
+SAMPLE_COLUMNS = (
+    "line", "model", "due_s", "sent_s", "ttft_s", "ended_s", "prompt_tokens", "output_tokens", "node", "status", "error",
+)  # fmt: skip
 # A client this late measures itself too; people should know.
 _LATE_S = 0.020
 #: Why a recorded row is left out: the router refused the request before it knew a model to ask for.
@@ -115,6 +121,7 @@ def _shot(arrival: Arrival, model: str, plan: Plan, reading: Reading) -> Shot:
 async def run(
     plan: Plan, reading: Reading, target: str, *, clients: int = 0, think_s: float = 0.0, timeout_s: float = 60.0,
     api_key: str = "", ignore_eos: bool = False, seed: int = 0, console: Console | None = None,
+    on_sample: Callable[[Sample], None] | None = None,
 ) -> Summary:  # fmt: skip
     """Send a trace and sum up.
 
@@ -129,8 +136,9 @@ async def run(
         ignore_eos: ask for exactly the recorded lengths.
         seed: of the think times.
         console: where progress is shown.
+        on_sample: told of each request when it ended.
     """
-    tally = Tally(Window(drain_s=timeout_s + 1.0))
+    tally = Tally(Window(drain_s=timeout_s + 1.0), on_sample=on_sample)
     requests = schedule(plan, reading)
     async with (
         open_session() as session,
@@ -173,6 +181,8 @@ async def run(
 )
 @click.option("--seed", default=0, show_default=True, help="Of the think times.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad rows out, and count them, instead of stopping.")
+@click.option("--samples", "samples_to", type=click.Path(dir_okay=False, writable=True, path_type=Path),
+              help="Write a row of CSV for each request there.")  # fmt: skip
 @click.option("--json", "json_to", is_flag=False, flag_value="-", metavar="[PATH]",
               type=click.Path(dir_okay=False, writable=True, allow_dash=True),
               help="Write JSON, to PATH or to standard output.")  # fmt: skip
@@ -180,7 +190,7 @@ def replay(
     trace: Path, target: str, start_s: float, duration_s: float | None, limit: int | None, rate_scale: float,
     clients: int | None, think_s: float | None, model: str, mapped: tuple[str, ...], default_prompt: int,
     default_output: int, stream: bool, ignore_eos: bool, timeout_s: float, api_key: str, seed: int,
-    skip_bad: bool, json_to: str | None,
+    skip_bad: bool, samples_to: Path | None, json_to: str | None,
 ) -> None:  # fmt: skip
     """Send a request TRACE to a router or a node, and measure.
 
@@ -198,13 +208,38 @@ def replay(
         default_output=default_output, stream=stream, skip_bad=skip_bad,
     )  # fmt: skip
     reading = Reading()
-    summary = uvloop.run(
-        run(
-            plan, reading, target, clients=clients or 0, think_s=think_s or 0.0, timeout_s=timeout_s,
-            api_key=api_key, ignore_eos=ignore_eos, seed=seed,
-        )
-    )  # fmt: skip
+    with _written(samples_to) as on_sample:
+        summary = uvloop.run(
+            run(
+                plan, reading, target, clients=clients or 0, think_s=think_s or 0.0, timeout_s=timeout_s,
+                api_key=api_key, ignore_eos=ignore_eos, seed=seed, on_sample=on_sample,
+            )
+        )  # fmt: skip
     _report(summary, reading, json_to)
+
+
+@contextmanager
+def _written(path: Path | None) -> Iterator[Callable[[Sample], None] | None]:
+    """Something that writes samples to a file."""
+    if path is None:
+        yield None
+        return
+    try:
+        with path.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(SAMPLE_COLUMNS)
+            yield lambda sample: rows.writerow(_row(sample))
+    except OSError as error:
+        raise CCRError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _row(sample: Sample) -> tuple[object, ...]:
+    answer, ttft_s = sample.answer, sample.ttft_s
+    return (
+        sample.number, sample.model, round(sample.due_s, 6), round(sample.sent_s, 6),
+        "" if ttft_s is None else round(sample.due_s + ttft_s, 6), round(sample.ended_s, 6),
+        answer.prompt_tokens, answer.output_tokens, answer.node, answer.status, answer.error,
+    )  # fmt: skip
 
 
 def _pairs(mapped: tuple[str, ...]) -> dict[str, str]:

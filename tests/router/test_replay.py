@@ -1,4 +1,5 @@
 import asyncio
+import csv
 import json
 import threading
 from contextlib import contextmanager
@@ -172,6 +173,29 @@ def test_clients_in_a_closed_loop_share_the_trace(trace):
     assert result.exception is None
     assert json.loads(result.stdout)["requests"] == 4
     assert sorted(model for model, *_ in seen) == ["llama", "llama", "llama", "qwen"]
+
+
+def test_samples_are_a_row_for_each_request(trace, tmp_path):
+    out = tmp_path / "samples.csv"
+
+    with a_server() as (url, _):
+        run(trace, "--target", url, "--no-stream", "--samples", out)
+
+    with out.open(newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["line"]))
+    assert [(row["line"], row["model"], row["error"], row["status"]) for row in rows] == [
+        ("2", "llama", "", "200"), ("3", "qwen", "", "200"), ("4", "llama", "", "200"), ("5", "llama", "", "200"),
+    ]  # fmt: skip
+    assert [float(row["due_s"]) for row in rows] == [0.0, 0.02, 0.04, 0.06]
+    assert all(float(row["sent_s"]) < float(row["ended_s"]) for row in rows)
+
+
+def test_samples_that_cannot_be_written_are_an_error(trace, tmp_path):
+    with a_server() as (url, _):
+        result = run(trace, "--target", url, "--samples", tmp_path / "nowhere" / "samples.csv")
+
+    assert isinstance(result.exception, CCRError)
+    assert "cannot write" in str(result.exception)
 
 
 def test_bad_rows_stop_or_are_counted(trace):
