@@ -141,12 +141,13 @@ class AdminSettings(Section):
 class PolicySettings(Section):
     """What chooses the node."""
 
-    name: str = Field("hot_cold", description=f"One of {', '.join([*POLICIES, SCRIPT])}.")
+    name: str = Field("learned", description=f"One of {', '.join([*POLICIES, SCRIPT])}.")
     script: Path | None = Field(
         None, description="The operator's policy script; makes `name` default to `script`."
     )
     fallback: str = Field(
-        "hot_cold", description="Scores instead when the policy fails; any built-in policy."
+        "hot_cold",
+        description="Scores instead when the policy fails; any built-in policy. The default is a heuristic that needs no file.",
     )
     options: dict[str, Option] = Field(
         {},

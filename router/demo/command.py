@@ -23,6 +23,8 @@ from router.demo.contest import Result, Rules, background, measure, went_wrong
 from router.demo.stage import Stage, built
 from router.load import open_session
 
+#: The usual two, the founding article's, the best of the tuned heuristics, and the router's default.
+COMPARED = ("round_robin", "least_request", "article", "least_cost", "learned")
 _COLUMNS = ("policy", "requests", "errors", "p50_ms", "p99_ms", "qps", "cold_starts", "peak_gpu_gib")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -65,9 +67,7 @@ class Show:
 @click.option("--speed", type=click.FloatRange(min=0.1, max=100.0), default=10.0, show_default=True,
               help="Emulated seconds per second.")  # fmt: skip
 @click.option("--nodes", type=click.IntRange(1, 16), default=4, show_default=True, help="Emulated A10 nodes.")
-@click.option(
-    "--policies", default="round_robin,least_request,article", show_default=True, help="What to compare."
-)
+@click.option("--policies", default=",".join(COMPARED), show_default=True, help="What to compare.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of requests and think times.")
 @click.option(
     "--exit", "leave", is_flag=True, help="End after the table; exit code 1 if a request failed or got lost."

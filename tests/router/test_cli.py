@@ -202,7 +202,7 @@ async def test_a_running_router_is_looked_at_and_steered():
     async with running() as call:
         code, out, _ = await call("status")
         assert code == 0
-        assert "policy hot_cold, 0 in flight, ready" in out
+        assert "policy learned, 0 in flight, ready" in out
         assert "127.0.0.1:9" in out
         assert json.loads((await call("status", "--json"))[1])["nodes"][0]["id"] == "a"
 
@@ -212,7 +212,7 @@ async def test_a_running_router_is_looked_at_and_steered():
         assert await call("drain", "a", "--undo") == (0, "a is back in rotation\n", "")
 
         code, out, _ = await call("policy", "use", "random")
-        assert out.startswith("random serves now (before: hot_cold)")
+        assert out.startswith("random serves now (before: learned)")
         assert (await call("policy", "show"))[1].startswith("random; falls back to hot_cold")
         assert json.loads((await call("policy", "show", "--json"))[1])["epoch"] == 2
 
@@ -288,7 +288,7 @@ async def test_no_proxy_of_the_environment_sees_the_token():
         done = await asyncio.create_subprocess_exec(*command, env=os.environ | proxies, stdout=-1)
         out, _ = await done.communicate()
 
-    assert (done.returncode, b"policy hot_cold" in out) == (0, True)
+    assert (done.returncode, b"policy learned" in out) == (0, True)
 
 
 def test_where_no_router_answers_the_error_says_so(monkeypatch):

@@ -130,6 +130,6 @@ def test_names_that_clients_make_up_cannot_fill_the_memory(router):
 
 
 def test_the_policy_in_force_is_named(router):
-    labels = (("fallback", "hot_cold"), ("policy", "hot_cold"), ("sha256", ""))
+    labels = (("fallback", "hot_cold"), ("policy", "learned"), ("sha256", ""))
 
     assert samples(router)["ccr_policy_info", *labels] == 1.0

@@ -69,7 +69,7 @@ async def test_status_tells_the_router_and_its_nodes():
         request_id = (await asking).headers["x-request-id"]
         after = (await router.admin("GET", "/admin/status")).json
 
-    assert (status["ready"], status["in_flight"], status["policy"]["name"]) == (True, 1, "hot_cold")
+    assert (status["ready"], status["in_flight"], status["policy"]["name"]) == (True, 1, "learned")
     assert {node["id"]: node["tags"] for node in status["nodes"]} == {"a": ["t"], "b": []}
     assert sum(node["inflight"] for node in status["nodes"]) == 1
     assert [(lease["request_id"], lease["model"]) for lease in ledger["leases"]] == [(request_id, "m")]

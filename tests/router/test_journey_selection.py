@@ -51,7 +51,7 @@ async def test_answers_tell_node_policy_model_and_version():
     }
     assert told == {
         "x-ccr-node": "gpu-7",
-        "x-ccr-policy": "hot_cold",
+        "x-ccr-policy": "learned",
         "x-ccr-model": "chat@1",
         "x-request-id": "r-1",
     }

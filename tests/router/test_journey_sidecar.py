@@ -31,7 +31,7 @@ async def test_a_route_names_a_node_and_feedback_closes_it(router):
     decision = await routed(router)
     assert decision["target"] in {node.url.removeprefix("http://") for node in router.nodes}
     assert decision["node"] in {"a", "b"}
-    assert (decision["model"], decision["policy"], decision["expires_in_s"]) == ("m", "hot_cold", 120.0)
+    assert (decision["model"], decision["policy"], decision["expires_in_s"]) == ("m", "learned", 120.0)
     assert router.router.fleet.state(decision["node"]).inflight == 1
 
     router.clock.skip(3.0)

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ccr.settings import PolicySettings
 from router.demo import demo
+from router.demo.command import COMPARED
 
 SMALL = ["--seconds", "2", "--warm-up", "1s", "--speed", "20", "--clients", "10"]
 
@@ -56,7 +58,7 @@ def test_the_demo_compares_policies_and_leaves_nothing_behind(tmp_path):
 
     figures = json.loads(out.read_text())
     assert process.returncode == 0, stderr
-    assert list(figures["policies"]) == ["round_robin", "least_request", "article"]
+    assert list(figures["policies"]) == list(COMPARED)
     assert figures["in_flight"] == 0
     for row in figures["policies"].values():
         assert row["requests"] == row["ok"] > 0
@@ -69,6 +71,10 @@ def test_the_demo_compares_policies_and_leaves_nothing_behind(tmp_path):
     assert "20 emulated seconds pass in one" in stdout
     assert not any(is_alive(pid) for pid in pids)
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_what_the_router_does_by_default_is_compared():
+    assert PolicySettings().name in COMPARED
 
 
 def test_sigterm_in_the_middle_ends_everything(tmp_path):

@@ -95,7 +95,7 @@ async def test_a_decision_names_its_target_and_holds_a_lease(callers):
 
     assert status == 200
     assert decision["target"] == f"{decision['node']}:1"
-    assert (decision["model"], decision["policy"], decision["expires_in_s"]) == ("llama", "hot_cold", 120.0)
+    assert (decision["model"], decision["policy"], decision["expires_in_s"]) == ("llama", "learned", 120.0)
     assert callers.in_flight == 1
 
 
