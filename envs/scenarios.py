@@ -1,7 +1,7 @@
 """The scenarios policies are compared on, and the suites they make up.
 
 Rates are per node. On the default mix an A10 node that keeps its models serves about 1.8 requests per second before its
-queue grows; 2.8 and 4.2 are overload. What is named ``train-...`` is for tuning and learning: other models' shares, rates and fleets than
+queue grows; 2.8 and 4.2 are overload. Other mixes are compared by their work (:mod:`envs.work`), not by their rate. What is named ``train-...`` is for tuning and learning: other models' shares, rates and fleets than
 those of the comparison, and other seeds.
 """
 
@@ -13,12 +13,13 @@ from typing import Final
 
 import numpy as np
 
-from ccr.errors import ConfigError
-from ccr.timing import ModelSpec
+from ccr.errors import ConfigError, TraceError
+from ccr.timing import GPUS, ModelSpec, kv_tokens
 from envs.catalogue import catalogue
 from envs.scenario import Arrivals, NodePlan, Scenario, Trouble
 from envs.traces.synth import CLASSES, Workload, draw
 from envs.traces.trace import Trace, read
+from envs.work import nodes_for
 
 #: Ids in the order of their popularity at the start; two of them fit on an A10 at a time.
 MODELS: Final = (
@@ -316,23 +317,43 @@ def of_trace(path: Path, nodes: int = 0) -> Scenario:
 
     Args:
         path: the trace.
-        nodes: A10 nodes; 0: as many as served it if the trace tells, else one for each 1.8 requests per second, at least two.
+        nodes: A10 nodes; 0: as many as served it if the trace tells, else :func:`envs.work.nodes_for`.
+
+    Raises:
+        TraceError: if a request never fits on a node.
     """
     trace = read(path)
-    shapes = catalogue()
-    known = {model.partition("@")[0]: spec for model, spec in reversed(shapes.items())}
-    in_turn = list(dict.fromkeys(shapes.values()))
-    specs = {
-        model: shapes.get(model) or known.get(model.partition("@")[0]) or in_turn[k % len(in_turn)]
-        for k, model in enumerate(trace.models)
-    }
-    count = nodes or _served_by(trace) or max(2, round(len(trace) / max(trace.span_s, 1.0) / 1.8))
+    specs = _shapes_of(trace)
+    _refuse_what_never_fits(trace, specs, path)
+    arrivals = arrivals_of(trace, tuple(specs))
+    count = nodes or _served_by(trace) or nodes_for(arrivals, specs)
     popular = [trace.models[row] for row in np.argsort(-np.bincount(trace.model, minlength=len(specs)))]
     return Scenario(
         name=path.name,
         about=f"{len(trace)} requests of {path.name} on {count} A10.",
         nodes=fleet(count, popular),
         models=specs,
-        arrivals=lambda seed: arrivals_of(trace, tuple(specs)),  # noqa: ARG005 - a trace is what it is
+        arrivals=lambda seed: arrivals,  # noqa: ARG005 - a trace is what it is
         warmup_s=min(30.0, 0.1 * trace.span_s),
     )
+
+
+def _shapes_of(trace: Trace) -> dict[str, ModelSpec]:
+    shapes = catalogue()
+    known = {model.partition("@")[0]: spec for model, spec in reversed(shapes.items())}
+    in_turn = list(dict.fromkeys(shapes.values()))
+    return {
+        model: shapes.get(model) or known.get(model.partition("@")[0]) or in_turn[k % len(in_turn)]
+        for k, model in enumerate(trace.models)
+    }
+
+
+def _refuse_what_never_fits(trace: Trace, specs: Mapping[str, ModelSpec], path: Path) -> None:
+    most = np.array([kv_tokens(GPUS["A10"], [spec]) for spec in specs.values()])
+    too_long = trace.prompt_tokens + trace.output_tokens > most[trace.model]
+    if too_long.any():
+        least = int(most[trace.model[too_long]].min())
+        raise TraceError(
+            f"{path}: {int(too_long.sum())} of {len(trace)} requests are longer than the KV cache of an A10 holds beside "
+            f"their model (at most {least} tokens); leave them out with `ccr traces cut {path.name} -o OUT --most-tokens {least}`"
+        )

@@ -128,6 +128,11 @@ def import_(
     "--every", type=click.IntRange(1), default=1, show_default=True, help="Keep one request in so many."
 )
 @click.option("--limit", type=click.IntRange(1), help="Most requests to keep. Default: all.")
+@click.option(
+    "--most-tokens",
+    type=click.IntRange(1),
+    help="Leave out requests with more tokens, prompt and answer together. Default: keep them.",
+)
 @_SCALE
 @click.option(
     "--default-prompt",
@@ -150,6 +155,7 @@ def cut(
     models: str,
     every: int,
     limit: int | None,
+    most_tokens: int | None,
     scale_rate: float,
     default_prompt: int | None,
     default_output: int | None,
@@ -167,6 +173,7 @@ def cut(
             models=frozenset(one.strip() for one in models.split(",") if one.strip()),
             every=every,
             limit=limit,
+            most_tokens=most_tokens,
             rate_scale=scale_rate,
             default_prompt=default_prompt or 0,
             default_output=default_output or 0,

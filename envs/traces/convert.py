@@ -34,6 +34,7 @@ class Cut:
         models: ids or names to keep; none: all.
         every: keep one request in so many.
         limit: most requests to keep; ``None`` for all.
+        most_tokens: leave out requests with more, prompt and answer together; ``None``: keep them.
         rate_scale: how much denser the requests shall be, > 0.
         default_prompt: prompt tokens where they are unknown; 0: leave them unknown.
         default_output: output tokens where they are unknown; 0: leave them unknown.
@@ -45,6 +46,7 @@ class Cut:
     models: frozenset[str] = frozenset()
     every: int = 1
     limit: int | None = None
+    most_tokens: int | None = None
     rate_scale: float = 1.0
     default_prompt: int = 0
     default_output: int = 0
@@ -122,7 +124,7 @@ def cut_trace(path: Path, out: Path, cut: Cut, *, progress: Progress | None = No
     rows = _windowed(ordered(rows_of(source), path), cut.from_s, cut.until_s)
     rows = (row for row in rows if not cut.models or cut.models & {row.model, f"{row.model}@{row.version}"})
     rows = islice(rows, 0, None, cut.every)
-    rows = _completed(rows, cut, source)
+    rows = _short_enough(_completed(rows, cut, source), cut.most_tokens, source)
     rows = _scaled(_from_zero(islice(rows, cut.limit)), cut.rate_scale)
 
     def header(count: int) -> Header:
@@ -218,6 +220,14 @@ def _completed(rows: Iterable[Row], cut: Cut, source: Source) -> Iterator[Row]:
         )
         if cut.drop_unknown and missing:
             source.dropped[f"unknown {missing}"] += 1
+            continue
+        yield row
+
+
+def _short_enough(rows: Iterable[Row], most_tokens: int | None, source: Source) -> Iterator[Row]:
+    for row in rows:
+        if most_tokens is not None and (row.prompt_tokens or 0) + (row.output_tokens or 0) > most_tokens:
+            source.dropped[f"longer than {most_tokens} tokens"] += 1
             continue
         yield row
 

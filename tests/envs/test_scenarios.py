@@ -1,15 +1,17 @@
 """The table of scenarios: each is what its name says, can be drawn, and fits its fleet."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from ccr.errors import ConfigError
+from ccr.errors import ConfigError, TraceError
 from ccr.timing import GPUS, kv_bytes
 from envs.scenarios import MODELS, SCENARIOS, SUITES, arrivals_of, clients, fleet, of_trace, scenario_of
 from envs.traces.synth import Workload, draw
 from envs.traces.trace import write
+from envs.work import nodes_for
 
 SMALL = {name: scenario for name, scenario in SCENARIOS.items() if len(scenario.nodes) <= 16}
 every_scenario = pytest.mark.parametrize("name", SCENARIOS)
@@ -145,8 +147,22 @@ def test_a_trace_becomes_a_scenario_with_the_nodes_it_needs(tmp_path):
     ids = list(scenario.models)
     np.testing.assert_array_equal(arrivals.t, trace.t)
     assert [ids[row] for row in arrivals.model[:20]] == [trace.models[row] for row in trace.model[:20]]
-    assert len(scenario.nodes) == max(2, round(len(trace) / trace.span_s / 1.8))
+    assert len(scenario.nodes) == nodes_for(arrivals, scenario.models)
     assert len(of_trace(path, nodes=5).nodes) == 5
+
+
+def test_a_trace_with_a_request_that_no_node_can_hold_is_refused(tmp_path):
+    """Neither engine could ever end such an episode."""
+    trace = draw(Workload(models=("chat-7b@1",), rate=1.0, duration_s=30.0), 1)
+    longest = np.array(trace.prompt_tokens)
+    longest[3] = 120_000
+    path = tmp_path / "long.csv"
+    write(dataclasses.replace(trace, prompt_tokens=longest), path)
+
+    with pytest.raises(
+        TraceError, match=rf"1 of {len(trace)} requests are longer .* --most-tokens 1\d{{5}}`"
+    ):
+        of_trace(path)
 
 
 def test_a_scenario_that_does_not_exist_is_refused_with_those_that_do():

@@ -163,6 +163,16 @@ def test_a_cut_is_the_part_asked_for(trace, tmp_path, cut, expected):
     assert header_beside(out) == header
 
 
+def test_requests_that_are_too_long_are_left_out_and_counted(file, tmp_path):
+    trace = file("t,model,prompt_tokens,output_tokens\n0,a,90,10\n1,a,90,11\n2,a,,200\n3,a,1,0\n", "in.csv")
+    out = tmp_path / "out.csv"
+
+    header = cut_trace(trace, out, Cut(most_tokens=100))
+
+    assert [row.t for row in rows_of(Source(out))] == [0, 3]
+    assert header.rows_dropped == {"longer than 100 tokens": 2}
+
+
 def test_a_trace_can_be_cut_into_its_own_place(trace):
     cut_trace(trace, trace, Cut(limit=3))
 
