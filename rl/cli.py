@@ -1,5 +1,6 @@
 """``ccr train``: from nothing, or from recorded traffic, to weights that the router can serve."""
 
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -69,6 +70,9 @@ def command(
     registry = None if no_registry else Registry(tracking_uri)
     started_s = time.monotonic()
     progress = Shown(Console(stderr=True))
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # as Ctrl-C: no process stays, each stage is kept
     try:
         with Cores(workers or 0) as cores, progress:
             outcomes = train(plan, directory, cores, progress)

@@ -16,6 +16,7 @@ from ccr.policies.learned import Learned
 from ccr.policies.least_cost import LeastCost
 from ccr.policies.network import Network
 from ccr.policy import Policy
+from envs.evaluation.parallel import outlive_nobody, started_since
 from envs.randomised import randomised
 from envs.scenario import Scenario
 from envs.scenarios import scenario_of
@@ -75,15 +76,18 @@ def _regret_of(task: tuple[Day, Network]) -> tuple[float, float]:
 
 
 class Cores:
-    """Processes that play days; to be used in a ``with``.
+    """Processes that play days; to be used in a ``with``, all of them are gone afterwards.
 
     Args:
         count: processes; 0: one for each core.
     """
 
     def __init__(self, count: int = 0) -> None:
+        self._not_mine = {process.pid for process in multiprocessing.active_children()}
         self._pool = ProcessPoolExecutor(
-            count or os.cpu_count() or 1, mp_context=multiprocessing.get_context("forkserver")
+            count or os.cpu_count() or 1,
+            mp_context=multiprocessing.get_context("forkserver"),
+            initializer=outlive_nobody,
         )
 
     def __enter__(self) -> Self:
@@ -92,7 +96,10 @@ class Cores:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:
+            for process in started_since(self._not_mine).values():
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map(
         self, function: Callable[[_Task], _Found], tasks: Iterable[_Task], chunk: int = 1

@@ -4,7 +4,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -52,7 +52,9 @@ class Workers:
         self._not_mine = {process.pid for process in active_children()}
         # In it each process notes the run it is at: a dead one cannot be asked any more.
         self._notes = tempfile.TemporaryDirectory(prefix="ccr-evaluate-")
-        self._pool = ProcessPoolExecutor(self._count, mp_context=get_context("spawn"), initializer=_begin)
+        self._pool = ProcessPoolExecutor(
+            self._count, mp_context=get_context("spawn"), initializer=outlive_nobody
+        )
         return self
 
     def __exit__(
@@ -90,11 +92,7 @@ class Workers:
         with _SingleThreaded():
             futures = [self._pool.submit(_work, self._run, chunk, self._notes.name) for chunk in chunks]
         # The pool starts its processes when it is given work.
-        self._processes = {
-            process.pid: process
-            for process in active_children()
-            if process.pid is not None and process.pid not in self._not_mine
-        }
+        self._processes = started_since(self._not_mine)
         return futures
 
     def _kill(self) -> None:
@@ -125,7 +123,16 @@ class _SingleThreaded:
             del os.environ[name]
 
 
-def _begin() -> None:
+def started_since(before: Collection[int | None]) -> dict[int, BaseProcess]:
+    """Child processes, by id, that are not among those of before."""
+    return {
+        process.pid: process
+        for process in active_children()
+        if process.pid is not None and process.pid not in before
+    }
+
+
+def outlive_nobody() -> None:
     """In a new process: Ctrl-C is the parent's to handle, and nobody stays behind when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
