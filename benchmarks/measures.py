@@ -1,5 +1,8 @@
 """The measures: each starts what it needs, runs the systems in turn, and returns one sample per system and repeat."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmarks.loadgen import Plan
-from benchmarks.processes import BenchmarkError
+from benchmarks.processes import BenchmarkError, on_core
 from benchmarks.runs import carried_out
 from benchmarks.stats import Sample, compared
 from benchmarks.systems import (
@@ -24,6 +27,10 @@ from benchmarks.systems import (
 )
 
 OPEN_RATE_PER_S = 500.0
+DECIDED_NODES = (8, 64)
+DECIDED = ("learned", "least_cost", "article", "hot_cold")
+DECIDED_BESIDE = "hot_cold"
+"""The policy that decisions are compared with: the heuristic that needs no look at every node."""
 STREAMS = 50
 
 
@@ -42,6 +49,11 @@ class Effort:
     seconds: int
     warm_s: float
     seed: int
+
+    @property
+    def decisions(self) -> int:
+        """That are timed for each policy and size of fleet, five times over."""
+        return 800 * self.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +129,18 @@ def start(place: Place, effort: Effort, systems: Sequence[str]) -> Iterator[Meas
         yield _measured("start", what, each, effort, run, "first_answer_s")
 
 
+def decide(place: Place, effort: Effort, systems: Sequence[str]) -> Iterator[Measured]:  # noqa: ARG001 - as all measures
+    """One decision in a process that does nothing else; policies stand in the place of systems."""
+    for n in DECIDED_NODES:
+        what = f"one decision among {n} nodes, features and everything else included; policies in turn"
+        repeats = (_decided(place, n, effort.decisions) for _ in range(effort.repeats))
+        compared_ = tuple(compared(each, DECIDED_BESIDE, "p50_us") for each in repeats)
+        yield Measured(f"decide-{n}", what, DECIDED_BESIDE, "p50_us", compared_)
+
+
 #: Every measure, in the order they run.
 MEASURES: Mapping[str, Measure] = MappingProxyType(
-    {"route": route, "proxy": proxy, "latency": latency, "stream": stream, "start": start}
+    {"decide": decide, "route": route, "proxy": proxy, "latency": latency, "stream": stream, "start": start}
 )
 
 
@@ -192,6 +213,18 @@ def _stream(place: Place, effort: Effort, system: System) -> Sample:
         **run.cost("cpu_us_per_chunk", result["chunks"]),
         **run.honesty,
     }
+
+
+def _decided(place: Place, nodes: int, decisions: int) -> dict[str, Sample]:
+    out = place.folder / "decide.json"
+    command = ["-m", "ccr", "bench", "decide", "--nodes", str(nodes), "--policies", ",".join(DECIDED),
+               "--decisions", str(decisions), "--json", str(out)]  # fmt: skip
+    with on_core(place.cores.server):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"ccr bench decide failed: {done.stderr.strip()[-500:]}")
+    rows = json.loads(out.read_text())["rows"]
+    return {row["policy"]: {"p50_us": row["p50_us"], "p99_us": row["p99_us"]} for row in rows}
 
 
 def _start(place: Place, ports: tuple[int, ...], system: System) -> Sample:
