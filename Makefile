@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test prove check fmt bench docs clean
+.PHONY: help setup run demo test prove check fmt bench train docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ fmt: setup ## format and fix what can be fixed
 
 bench: setup ## measure the router against something run beside it; writes benchmarks/out/
 	@$(BIN)/python -m benchmarks.bench
+
+train: setup ## train the shipped weights again (a quarter of an hour); writes policy.npz, registers nothing
+	@$(BIN)/ccr train --seed 0 --out policy.npz --no-registry
 
 docs: setup ## regenerate the generated pages
 	@$(BIN)/python -m docs.generate

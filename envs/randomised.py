@@ -86,16 +86,20 @@ class VariedNode(NodePlan):
         return NodePrices(GPUS[self.gpu], self.engine, self.loads, self.overhead_s, self.bw_scale)
 
 
-def randomised(seed: int, *, nodes: tuple[int, int] = (4, 16), duration_s: float = 120.0) -> Scenario:
+def randomised(
+    seed: int, *, nodes: tuple[int, int] = (4, 16), duration_s: float = 120.0, regime: str = ""
+) -> Scenario:
     """A fleet, its load and its constants; equal for equal arguments.
 
     Args:
         seed: of the scenario; that of its episodes is another.
         nodes: least and most nodes.
         duration_s: of the traffic.
+        regime: a key of :data:`REGIMES`; empty: drawn as well.
     """
     rng = _rng(seed, 0xDA1)
-    name = str(rng.choice(list(REGIMES), p=_weights()))
+    drawn = str(rng.choice(list(REGIMES), p=_weights()))
+    name = regime or drawn
     count = int(rng.integers(nodes[0], nodes[1] + 1))
     models = tuple(str(model) for model in rng.permutation(MODELS)[: rng.integers(3, len(MODELS) + 1)])
     scenario = plain(

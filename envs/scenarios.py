@@ -323,7 +323,7 @@ def of_trace(path: Path, nodes: int = 0) -> Scenario:
         TraceError: if a request never fits on a node.
     """
     trace = read(path)
-    specs = _shapes_of(trace)
+    specs = shapes_of(trace)
     _refuse_what_never_fits(trace, specs, path)
     arrivals = arrivals_of(trace, tuple(specs))
     count = nodes or _served_by(trace) or nodes_for(arrivals, specs)
@@ -338,7 +338,8 @@ def of_trace(path: Path, nodes: int = 0) -> Scenario:
     )
 
 
-def _shapes_of(trace: Trace) -> dict[str, ModelSpec]:
+def shapes_of(trace: Trace) -> dict[str, ModelSpec]:
+    """Architectures of the models of a trace; those that are not in the catalogue take its shapes in turn."""
     shapes = catalogue()
     known = {model.partition("@")[0]: spec for model, spec in reversed(shapes.items())}
     in_turn = list(dict.fromkeys(shapes.values()))

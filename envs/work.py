@@ -34,7 +34,7 @@ def work_s(arrivals: Arrivals, specs: Sequence[ModelSpec]) -> Floats:
     """Seconds that each request keeps an A10 busy whose weights are loaded, shape ``(r,)``.
 
     Args:
-        arrivals: traffic; prefixes are taken to be in the cache.
+        arrivals: traffic; what a session said before is taken to be in the cache.
         specs: models in the order of their rows.
     """
     out = np.zeros(len(arrivals.t))
@@ -42,7 +42,7 @@ def work_s(arrivals: Arrivals, specs: Sequence[ModelSpec]) -> Floats:
         costs = step_costs(spec, GPUS["A10"], PRESETS["graph"])
         asked = arrivals.model == row
         prompt, output = arrivals.prompt_tokens[asked], arrivals.output_tokens[asked]
-        cached = np.minimum(arrivals.prefix_tokens[asked], prompt - 1)
+        cached = np.minimum(arrivals.prefix_tokens[asked], prompt - 1) * (arrivals.session[asked] >= 0)
         out[asked] = _prefill_s(costs, prompt, cached) + output * _token_s(costs, prompt + output / 2)
     return out
 

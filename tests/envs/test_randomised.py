@@ -60,3 +60,11 @@ def test_a_hundred_draws_meet_every_regime_and_kind_of_trouble():
     assert any(node.is_hidden for scenario in drawn for node in scenario.nodes)
     assert any("@3" in model for scenario in drawn for model in scenario.models)
     assert all(4 <= len(scenario.nodes) <= 16 for scenario in drawn)
+
+
+def test_a_level_of_load_that_is_asked_for_changes_nothing_else():
+    one, other = randomised(7, regime="low"), randomised(7, regime="saturated")
+
+    assert [scenario.name for scenario in (one, other)] == ["random-low-7", "random-saturated-7"]
+    assert (one.nodes, list(one.models), one.replicas) == (other.nodes, list(other.models), other.replicas)
+    assert len(other.arrivals(1).t) > 2 * len(one.arrivals(1).t)

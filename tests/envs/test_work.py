@@ -12,13 +12,13 @@ from envs.work import BATCH, busiest, nodes_for, work_s
 CHAT = catalogue(["chat-7b@1"])
 
 
-def traffic(*, count=60, every_s=1.0, prompt=500, output=100, prefix=0):
+def traffic(*, count=60, every_s=1.0, prompt=500, output=100, prefix=0, session=0):
     def column(value):
         return np.full(count, value, dtype=np.int64)
 
     return Arrivals(
         t=every_s * np.arange(count), model=column(0), prompt_tokens=column(prompt), output_tokens=column(output),
-        session=column(-1), prefix_tokens=column(prefix), priority=column(0), after=column(-1),
+        session=column(session), prefix_tokens=column(prefix), priority=column(0), after=column(-1),
     )  # fmt: skip
 
 
@@ -37,6 +37,7 @@ def test_longer_requests_are_more_work_and_what_is_cached_is_less(longer):
 
     assert (work_s(traffic(**longer), specs) > work_s(traffic(), specs)).all()
     assert (work_s(traffic(prefix=400), specs) < work_s(traffic(), specs)).all()
+    assert (work_s(traffic(prefix=400, session=-1), specs) == work_s(traffic(), specs)).all()
 
 
 def test_the_busiest_tenth_is_not_the_mean():
