@@ -1,11 +1,21 @@
-"""What every test gets: how hard hypothesis looks."""
+"""What every test gets: how hard hypothesis looks, and a real Redis on request."""
 
 import os
 
+import pytest
 from hypothesis import settings
+
+from router.demo.redis_server import RedisServer
 
 # Shared machines stall now and then; a deadline would make that look like a bug.
 settings.register_profile("dev", max_examples=25, stateful_step_count=30, deadline=None)
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.register_profile("prove", settings.get_profile("dev"), max_examples=500, stateful_step_count=60)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if "CI" in os.environ else "dev"))
+
+
+@pytest.fixture
+def redis_server():
+    """A real Redis of the test's own, with an append-only file; it may kill, stop and start it."""
+    with RedisServer() as server:
+        yield server

@@ -81,7 +81,7 @@ class Children:
                 stderr=stderr,
                 env=ours | dict(env or {}),
                 start_new_session=True,  # Ctrl-C in the terminal reaches us alone, and we end them in order
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call; no other thread runs yet
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call; no other thread runs yet
             )
         child = Child(name, process, log, out)
         self._children.append(child)
@@ -150,7 +150,7 @@ def _signal_group(child: Child, number: signal.Signals) -> None:
             os.killpg(child.process.pid, number)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Linux: end the child when we are killed in a way that leaves us no time to end it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
