@@ -38,7 +38,7 @@ from ccr.versions import DEFAULT_LOAD_GIB_PER_S, Catalogue, ModelEntry, Version
 #: A number where it can be read as one; options that are text are paths.
 Option = Annotated[float | str, Field(union_mode="left_to_right")]
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-SECRETS = frozenset({"api_key", "hash", "secret", "token"})
+SECRETS = frozenset({"api_key", "hash", "key", "redis_url", "secret", "token"})
 """Keys whose values no message repeats; a key pasted where its hash belongs is a secret too."""
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h)\s*")
 
@@ -488,6 +488,40 @@ class RecordSettings(Section):
         return self
 
 
+class StoreSettings(Section):
+    """What routers and the learner share (docs/store.md): a Redis server, or a directory; nothing without either."""
+
+    redis_url: SecretStr | None = Field(
+        None,
+        description="`redis://`, `rediss://` or `unix://`, of a Redis 6.2 or later. No request ever waits for it. "
+        "Better given as `CCR_STORE__REDIS_URL`.",
+    )
+    directory: Path | None = Field(
+        None,
+        description="Without Redis: where to keep it, for one router and the learner on the same machine.",
+    )
+    prefix: str = Field(
+        "ccr", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="Of all keys and channels in Redis."
+    )
+    timeout_s: Seconds = Field(
+        0.050, gt=0.0, le=1.0, description="Longest wait for Redis, in a thread of its own."
+    )
+    stream_length: int = Field(
+        100_000, ge=1000, description="Feedback records kept in Redis, about; the oldest give way."
+    )
+    stream_bytes: int = Field(
+        64 * 2**20, ge=2**20, description="Feedback records kept in the directory; the oldest give way."
+    )
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> Self:
+        if self.redis_url is not None and self.directory is not None:
+            raise ValueError(
+                "both `redis_url` and `directory` are given: the store is in one place, remove the other"
+            )
+        return self
+
+
 class Settings(BaseSettings):
     """The whole config."""
 
@@ -514,6 +548,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     trace: TraceSettings = TraceSettings()
     record: RecordSettings = RecordSettings()
+    store: StoreSettings = StoreSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -36,6 +36,7 @@ from router.routes.body import Limits
 from router.routes.proxied import Proxied
 from router.routes.sidecar import Sidecar, Signer
 from router.stats import Stats
+from router.store.opened import opened
 from router.upstream import AiohttpUpstream, Upstream
 from router.upstream_http import HttpUpstream
 from router.watchdog import Watchdog
@@ -96,6 +97,7 @@ class Router:
     Raises:
         ConfigError: if the settings do not fit together.
         ScriptError: if the operator script is refused.
+        StoreDownError: if the directory of the store cannot be used.
         WeightsError: if the weights of a learned policy are.
     """
 
@@ -112,6 +114,7 @@ class Router:
         self._clock = Clock.at(speed) if clock is None else Clock(clock, speed)
         now_s = self._clock.now_s
         self._stack = AsyncExitStack()
+        self.store = opened(settings.store)
         self.stats = Stats()
         self.policies = PolicySwitch(settings)
         self.fleet = SharedFleet(
@@ -186,6 +189,8 @@ class Router:
     ) -> None:
         await self._stack.aclose()
         await self.recordings.stop()
+        if self.store is not None:
+            self.store.close()
         self.request_log.flush()
 
     def set_nodes(self, specs: tuple[NodeSpec, ...]) -> None:
@@ -261,7 +266,14 @@ class Router:
 
     def _view(self) -> View:
         now_s = self._clock.now_s()
-        return View(self.dispatch, self.fleet.at(now_s), now_s, self.is_ready()[0], self.recordings.counts())
+        return View(
+            self.dispatch,
+            self.fleet.at(now_s),
+            now_s,
+            self.is_ready()[0],
+            self.recordings.counts(),
+            self.store is None or self.store.is_up,
+        )
 
     async def _background(self, work: object) -> None:
         """Run a coroutine beside everything else; it is cancelled, and awaited, at the end."""

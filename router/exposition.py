@@ -33,6 +33,7 @@ class View:
     now_s: float
     is_ready: bool
     recorded: Counts = field(default_factory=Counts)
+    store_is_up: bool = True
 
 
 Function = Callable[[View], Metric]
@@ -307,6 +308,11 @@ def record_failures_total(view: View) -> Metric:
     )
 
 
+def store_up(view: View) -> Metric:
+    """1 while the store answers, or none is configured; requests do not depend on it."""
+    return GaugeMetricFamily("ccr_store_up", store_up.__doc__ or "", value=float(view.store_is_up))
+
+
 def ready(view: View) -> Metric:
     """1 while /readyz says yes."""
     return GaugeMetricFamily("ccr_ready", ready.__doc__ or "", value=float(view.is_ready))
@@ -328,7 +334,7 @@ METRICS: Final[tuple[Function, ...]] = (
     node_memory_total, node_memory_used, gpu_memory_used, model_load_time,
     telemetry_age_seconds, telemetry_errors_total, ejections_total, panic,
     record_rows_total, record_dropped_total, record_bytes, record_segments_deleted_total, record_failures_total,
-    ready, build_info,
+    store_up, ready, build_info,
 )  # fmt: skip
 
 
