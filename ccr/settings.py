@@ -522,6 +522,23 @@ class StoreSettings(Section):
         return self
 
 
+class FeedbackSettings(Section):
+    """What the learner is told of each request (docs/feedback.md); only where there is a `store`."""
+
+    enabled: bool = Field(True, description="Whether requests become records in the store.")
+    directory: Path | None = Field(
+        None,
+        description="Where records wait while the store is away; a directory of its own for each router. "
+        "Without it they wait in memory, and those that do not fit are dropped and counted.",
+    )
+    spool_bytes: int = Field(
+        64 * 2**20, ge=2**20, description="Disk that waiting records may take; the oldest give way."
+    )
+    max_waiting: int = Field(
+        8192, ge=64, description="Requests that may wait in memory, some 3 KB each with 8 nodes."
+    )
+
+
 class Settings(BaseSettings):
     """The whole config."""
 
@@ -549,6 +566,7 @@ class Settings(BaseSettings):
     trace: TraceSettings = TraceSettings()
     record: RecordSettings = RecordSettings()
     store: StoreSettings = StoreSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -1,6 +1,7 @@
 """Builds whatever lives long, wires it, starts it and stops it: the one place where all parts meet."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ from router.control import PROXIED, Control, admin_app, data_app
 from router.discovery.configured import discovery_of, spec_of
 from router.dispatch import Dispatch
 from router.exposition import Exposition, View
+from router.feedback.feeder import Feeder
+from router.feedback.make import Maker
+from router.feedback.spool import Spool
 from router.limits import Admission, RetryBudget
 from router.policies import PolicySwitch
 from router.recording.recorder import Recorder
@@ -115,6 +119,7 @@ class Router:
         now_s = self._clock.now_s
         self._stack = AsyncExitStack()
         self.store = opened(settings.store)
+        self.feeder: Feeder | None = None
         self.stats = Stats()
         self.policies = PolicySwitch(settings)
         self.fleet = SharedFleet(
@@ -168,6 +173,7 @@ class Router:
             clock=self._clock,
         )
         self._stack.push_async_callback(self._poller.close)
+        self._feed()
         gate = BatchGate(settings.batching, self.policies, self.stats, self._clock)
         self.proxied = Proxied(
             self.dispatch, upstream, self.watchdog, gate, self._limits, _node_keys(settings)
@@ -189,6 +195,8 @@ class Router:
     ) -> None:
         await self._stack.aclose()
         await self.recordings.stop()
+        if self.feeder is not None:
+            await asyncio.to_thread(self.feeder.stop)
         if self.store is not None:
             self.store.close()
         self.request_log.flush()
@@ -224,6 +232,16 @@ class Router:
                 taken_for="A10",
                 remedy=f"set `labels: {{gpu: ...}}` of the node to the nearest of {', '.join(GPUS)}",
             )
+
+    def _feed(self) -> None:
+        """Begin to tell the learner, if there is a store."""
+        settings = self.settings.feedback
+        if self.store is None or not settings.enabled:
+            return
+        maker = Maker(self._clock.since_1970(time.time()), self.settings.outlier.penalty_s)
+        spool = None if settings.directory is None else _spool(settings.directory, settings.spool_bytes)
+        self.dispatch.feedback = self.feeder = Feeder(self.store, maker, spool, settings.max_waiting)
+        self.feeder.start()
 
     def _record(self, recorder: Recorder | None) -> None:
         """Tell this recorder of requests, or none."""
@@ -273,6 +291,7 @@ class Router:
             self.is_ready()[0],
             self.recordings.counts(),
             self.store is None or self.store.is_up,
+            None if self.feeder is None else self.feeder.counts(),
         )
 
     async def _background(self, work: object) -> None:
@@ -291,6 +310,21 @@ def _node_keys(settings: Settings) -> dict[str, bytes]:
     return {
         spec_of(node).id: node.api_key.get_secret_value().encode() for node in settings.nodes if node.api_key
     }
+
+
+def _spool(directory: Path, max_bytes: int) -> Spool | None:
+    """Where records wait; serving matters more than they do, so a directory that cannot be used is told and no more."""
+    try:
+        return Spool(directory, max_bytes)
+    except OSError as error:
+        why = "another router uses it" if isinstance(error, BlockingIOError) else error.strerror
+        _log.error(
+            "feedback.no_spool",
+            directory=str(directory),
+            error=why,
+            remedy="give `feedback.directory` a place of its own that the router may write to",
+        )
+        return None
 
 
 def _report_death(task: "asyncio.Task[None]") -> None:

@@ -34,6 +34,15 @@ class Clock:
         """What this clock measures meanwhile."""
         return length_s * self.speed
 
+    def since_1970(self, wall_s: float) -> Callable[[float], float]:
+        """Turns moments of this clock into seconds since 1970, without jumps.
+
+        Args:
+            wall_s: seconds since 1970, now.
+        """
+        offset_s = wall_s - self.on_the_wall_s(self.now_s())
+        return lambda moment_s: offset_s + self.on_the_wall_s(moment_s)
+
     async def sleep(self, length_s: float) -> None:
         """Return after this many of its seconds."""
         await self.rest(self.on_the_wall_s(length_s))

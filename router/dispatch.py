@@ -60,6 +60,18 @@ class Recorder(Protocol):
         """A request ended in the router; ``request`` as far as it was understood."""
 
 
+class Feedback(Protocol):
+    """Is told how every request ended, and every try of one; the values it is given do not change any more."""
+
+    def ended(
+        self, attempt: "Attempt", outcome: Outcome, times: Times, now_s: float, *, went_on: bool = False
+    ) -> None:
+        """A request ended at a node, or went on to another one."""
+
+    def refused(self, outcome: Outcome, arrived_s: float, now_s: float, request: Request | None) -> None:
+        """A request ended in the router; ``request`` as far as it was understood."""
+
+
 class Dispatch:
     """The one path from a request to a node.
 
@@ -108,6 +120,7 @@ class Dispatch:
         self._wall = wall
         self.started_s = clock.now_s()
         self.recorder: Recorder | None = None
+        self.feedback: Feedback | None = None
         self.recent: deque[Attempt] = deque(maxlen=keep)
         self._draw = random.Random(secrets.randbits(64) if seed is None else seed).random
         self._seq = count()
@@ -276,6 +289,8 @@ class Dispatch:
         self.stats.ended("", "", refusal.outcome)
         if self.recorder is not None:
             self.recorder.refused(refusal.outcome, arrived_s, self.clock(), refusal.request)
+        if self.feedback is not None:
+            self.feedback.refused(refusal.outcome, arrived_s, self.clock(), refusal.request)
         self.request_log.add(
             {
                 "event": "request.refused",
@@ -295,6 +310,8 @@ class Dispatch:
         stats.by_tenant[request.tenant] += 1
         if self.recorder is not None:
             self.recorder.ended(attempt, outcome, times)
+        if self.feedback is not None:
+            self.feedback.ended(attempt, outcome, times, self.clock())
         if outcome is Outcome.OK:
             stats.duration_s.observe(request.name, times.total_s)
             if times.ttft_s is not None:
@@ -326,6 +343,13 @@ class Dispatch:
                 }
             )
 
+    def went_on(self, attempt: "Attempt") -> None:
+        """A node failed the request, and another one gets it."""
+        self.stats.retries += 1
+        if self.feedback is not None and attempt.times is not None:
+            outcome = attempt.outcome or Outcome.UPSTREAM_RESET
+            self.feedback.ended(attempt, outcome, attempt.times, self.clock(), went_on=True)
+
     def decision(self, request_id: str) -> TraceRecord | None:
         """The remembered decision of a request, if it is still remembered."""
         attempt = self._remembered(request_id)
@@ -354,8 +378,8 @@ class Attempt:
     """
 
     __slots__ = (
-        "_dispatch", "_lease", "_outcome", "_resident", "_seen", "_why", "arrived_s", "decision", "engine", "epoch", "is_cold",
-        "node", "parent_id", "refused", "request", "since_s", "specs", "state", "tenant", "times",
+        "_dispatch", "_lease", "_outcome", "_resident", "_why", "arrived_s", "decision", "engine", "epoch", "is_cold",
+        "is_reported", "node", "parent_id", "refused", "request", "seen", "since_s", "specs", "state", "tenant", "times",
     )  # fmt: skip
 
     def __init__(
@@ -372,11 +396,13 @@ class Attempt:
         self.since_s = now_s
         self.parent_id = parent_id
         self.refused = False
+        self.is_reported = False
         self.times: Times | None = None
         self._outcome: Outcome | None = None
         self._resident = fleet.resident(request.model)
         # As bytes: one small piece of memory, where an array is two. Thousands may be open.
-        self._seen = fleet.columns.tobytes() if dispatch.recent.maxlen else b""
+        is_kept = dispatch.recent.maxlen or dispatch.feedback is not None
+        self.seen = fleet.columns.tobytes() if is_kept else b""
         why = fleet.why_unavailable
         self._why = tuple(why) if why.count("") < len(why) else ()
         self.specs = fleet.specs
@@ -387,6 +413,11 @@ class Attempt:
         self.node = self.state.spec
         self._lease = dispatch.ledger.lease(self.state, request, now_s, lifetime_s, comes_whole=not is_stream)
         tenant.inflight += 1
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended, once it has."""
+        return self._outcome
 
     @property
     def is_open(self) -> bool:
@@ -482,7 +513,7 @@ class Attempt:
         """The nodes as they were seen, as far as they matter to the request."""
         model, why = self.request.model, self._why or ("",) * len(self.specs)
         loaded = [frozenset({model}) if here else frozenset[str]() for here in self._resident]
-        columns = np.frombuffer(self._seen).reshape(-1, len(self.specs))
+        columns = np.frombuffer(self.seen).reshape(-1, len(self.specs))
         available = np.array([not words for words in why], dtype=np.bool_)
         return Fleet(self.specs, columns, available, loaded, why)
 

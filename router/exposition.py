@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from ccr.types import Fleet
 from ccr.version import __version__
 from router.dispatch import Dispatch
+from router.feedback.feeder import Counts as Fed
 from router.recording.recorder import Counts
 from router.stats import ByModel, Histogram
 
@@ -34,6 +35,7 @@ class View:
     is_ready: bool
     recorded: Counts = field(default_factory=Counts)
     store_is_up: bool = True
+    fed: Fed | None = None
 
 
 Function = Callable[[View], Metric]
@@ -308,6 +310,41 @@ def record_failures_total(view: View) -> Metric:
     )
 
 
+def feedback_taken_total(view: View) -> Metric:
+    """Records for the learner: one for each request, and one for each try that failed before another node got it."""
+    return _fed_counter("ccr_feedback_taken", feedback_taken_total, view, "taken")
+
+
+def feedback_recovered_total(view: View) -> Metric:
+    """Records that an earlier process left on the disk."""
+    return _fed_counter("ccr_feedback_recovered", feedback_recovered_total, view, "recovered")
+
+
+def feedback_stored_total(view: View) -> Metric:
+    """Records that are in the store."""
+    return _fed_counter("ccr_feedback_stored", feedback_stored_total, view, "stored")
+
+
+def feedback_dropped_total(view: View) -> Metric:
+    """Records that were lost; alarm when it grows."""
+    fed = view.fed or Fed()
+    return _counter("ccr_feedback_dropped", feedback_dropped_total, "reason", fed.dropped.items())
+
+
+def feedback_waiting(view: View) -> Metric:
+    """Records in memory on their way to the store."""
+    return GaugeMetricFamily(
+        "ccr_feedback_waiting", feedback_waiting.__doc__ or "", value=(view.fed or Fed()).waiting
+    )
+
+
+def feedback_spooled(view: View) -> Metric:
+    """Records on the disk that wait for the store."""
+    return GaugeMetricFamily(
+        "ccr_feedback_spooled", feedback_spooled.__doc__ or "", value=(view.fed or Fed()).spooled
+    )
+
+
 def store_up(view: View) -> Metric:
     """1 while the store answers, or none is configured; requests do not depend on it."""
     return GaugeMetricFamily("ccr_store_up", store_up.__doc__ or "", value=float(view.store_is_up))
@@ -334,6 +371,7 @@ METRICS: Final[tuple[Function, ...]] = (
     node_memory_total, node_memory_used, gpu_memory_used, model_load_time,
     telemetry_age_seconds, telemetry_errors_total, ejections_total, panic,
     record_rows_total, record_dropped_total, record_bytes, record_segments_deleted_total, record_failures_total,
+    feedback_taken_total, feedback_recovered_total, feedback_stored_total, feedback_dropped_total, feedback_waiting, feedback_spooled,
     store_up, ready, build_info,
 )  # fmt: skip
 
@@ -369,6 +407,11 @@ def _counter(name: str, function: Function, label: str, items: Iterable[tuple[st
     for value, number in items:
         family.add_metric([value], number)
     return family
+
+
+def _fed_counter(name: str, function: Function, view: View, field_name: str) -> Metric:
+    value: int = getattr(view.fed or Fed(), field_name)
+    return CounterMetricFamily(name, function.__doc__ or "", value=value)
 
 
 def _per_node(name: str, function: Function, view: View, column: Iterable[float]) -> Metric:

@@ -213,10 +213,10 @@ class Proxied:
                 except _TryAnotherError as again:
                     failure = again.refusal
                     tried = attempt.tried(tried)
+            self._dispatch.went_on(attempt)
             attempt = begun = None
             parent_id = exchange.request.id
             retries_left -= 1
-            self._dispatch.stats.retries += 1
 
     async def _attempt(
         self, exchange: Exchange, attempt: Attempt, begun: StartedAnswer | None, *, may_retry: bool

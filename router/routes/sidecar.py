@@ -223,6 +223,7 @@ class Sidecar:
         dispatch.admit(request, tenant)
         attempt = dispatch.attempt(request, tenant, arrived_s, lifetime_s=self._lease_s)
         attempt.forget_headers()
+        attempt.is_reported = True
         self._open[request_id] = attempt
         decision, node_id = attempt.decision, attempt.decision.node_id
         token = DecisionToken(request_id, node_id, attempt.since_s, attempt.epoch, decision.propensity)

@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from router.store.frames import FrameLog, frames
+from router.store.frames import FrameLog, frames, locked
 from router.store.store import (
     Delivered,
     Entry,
@@ -31,20 +31,12 @@ from router.store.store import (
     StoreFullError,
     checked,
 )
+from router.store.stored import decoded, encoded
 
 STREAM_BYTES: Final = 64 * 2**20
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _EXPIRY: Final = struct.Struct("<d")  # seconds since 1970, before a small value
-_PACK: Final = msgspec.msgpack.Encoder().encode
 _T = TypeVar("_T")
-
-
-class _Stored(msgspec.Struct, array_like=True):
-    """An entry in a frame."""
-
-    producer: str
-    number: int
-    data: bytes
 
 
 class _Held(msgspec.Struct):
@@ -75,9 +67,6 @@ class _Group(msgspec.Struct):
     segment: int = 0
     offset: int = 0
     pending: list[_Batch] = []
-
-
-_DECODE_STORED: Final = msgspec.msgpack.Decoder(_Stored).decode
 
 
 @dataclass(slots=True)
@@ -123,7 +112,7 @@ class EmbeddedStore:
             last = writer.last.get(producer, -1)
             new = [entry for entry in entries if entry.number > last]
             if new:
-                writer.log.append([_PACK(_Stored(producer, *entry)) for entry in new])
+                writer.log.append([encoded(producer, entry) for entry in new])
                 writer.last[producer] = new[-1].number
         return len(new)
 
@@ -178,10 +167,10 @@ class EmbeddedStore:
     def _writer(self, stream: str) -> _Writer:
         directory = self._path("streams", stream)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = _lock(directory / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = locked(directory / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
         last: dict[str, int] = {}
         for frame in frames(directory):
-            stored = _DECODE_STORED(frame.data)
+            stored = decoded(frame.data)
             last[stored.producer] = stored.number
         writer = self._writers[stream] = _Writer(FrameLog(directory, self._stream_bytes), last, lock)
         return writer
@@ -302,7 +291,7 @@ class EmbeddedStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One process at a time; each step in here is short."""
-        file = _lock(self._directory / "lock", fcntl.LOCK_EX)
+        file = locked(self._directory / "lock", fcntl.LOCK_EX)
         try:
             yield
         finally:
@@ -325,7 +314,7 @@ class EmbeddedStore:
 
 
 def _delivered(segment: int, end: int, data: bytes) -> Delivered:
-    return Delivered(f"{segment}:{end}", *msgspec.structs.astuple(_DECODE_STORED(data)))
+    return Delivered(f"{segment}:{end}", *msgspec.structs.astuple(decoded(data)))
 
 
 def _place(position: str) -> tuple[int, int]:
@@ -361,14 +350,3 @@ def _put_file(path: Path, data: bytes) -> None:
         with suppress(OSError):
             beside.unlink()
         raise
-
-
-def _lock(path: Path, how: int) -> int:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, how)
-    except OSError:
-        os.close(file)
-        raise
-    return file

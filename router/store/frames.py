@@ -4,6 +4,7 @@ Bytes that were written survive the end of the process, however it ends; they ar
 the end of the machine may take the last seconds.
 """
 
+import fcntl
 import os
 import struct
 import zlib
@@ -89,6 +90,8 @@ class FrameLog:
         max_bytes: of all segments; the oldest give way.
         segment_bytes: of one.
 
+    ``newest`` is the number of the segment last written to; numbers are never used again while it lives.
+
     Raises:
         OSError: if the directory cannot be written to.
     """
@@ -99,6 +102,7 @@ class FrameLog:
         self._max_bytes = max_bytes
         self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
         self._sizes = {number: path_of(directory, number).stat().st_size for number in segments(directory)}
+        self.newest = max(self._sizes, default=0)
         self._file = -1
 
     @property
@@ -116,19 +120,19 @@ class FrameLog:
             OSError: if the disk does not take them.
         """
         raw = b"".join(map(packed, contents))
-        newest = self._writable(len(raw))
+        self._make_writable(len(raw))
         try:
             _write_all(self._file, raw)
         except OSError:
-            os.ftruncate(self._file, self._sizes[newest])
+            os.ftruncate(self._file, self._sizes[self.newest])
             raise
-        self._sizes[newest] += len(raw)
-        return self._make_room(newest)
+        self._sizes[self.newest] += len(raw)
+        return self._make_room()
 
     def remove(self, segment: int) -> None:
         """Delete a segment."""
         path_of(self.directory, segment).unlink(missing_ok=True)
-        if self._sizes and segment == max(self._sizes):
+        if segment == self.newest:
             self.close()
         self._sizes.pop(segment, None)
 
@@ -138,23 +142,22 @@ class FrameLog:
             os.close(self._file)
             self._file = -1
 
-    def _writable(self, more: int) -> int:
-        """The segment to append to; a new one after a start, so that nothing ever follows a torn frame."""
-        newest = max(self._sizes, default=0)
-        if self._file < 0 or (self._sizes[newest] and self._sizes[newest] + more > self._segment_bytes):
+    def _make_writable(self, more: int) -> None:
+        """Begin a segment where one is full, and after a start, so that nothing ever follows a torn frame."""
+        size = self._sizes.get(self.newest, 0)
+        if self._file < 0 or (size and size + more > self._segment_bytes):
             self.close()
-            newest += 1
-            path = path_of(self.directory, newest)
+            path = path_of(self.directory, self.newest + 1)
             self._file = os.open(
                 path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
             )
-            self._sizes[newest] = 0
-        return newest
+            self.newest += 1
+            self._sizes[self.newest] = 0
 
-    def _make_room(self, newest: int) -> list[int]:
+    def _make_room(self) -> list[int]:
         gone = []
         for number in sorted(self._sizes):
-            if self.size <= self._max_bytes or number == newest:
+            if self.size <= self._max_bytes or number == self.newest:
                 break
             self.remove(number)
             gone.append(number)
@@ -165,3 +168,23 @@ def _write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
+
+
+def locked(path: Path, how: int) -> int:
+    """A file that is locked until it is closed, or its process ends.
+
+    Args:
+        path: made if need be, and its directory.
+        how: for ``flock``.
+
+    Raises:
+        BlockingIOError: if another process has it and ``how`` says not to wait.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, how)
+    except OSError:
+        os.close(file)
+        raise
+    return file

@@ -65,3 +65,12 @@ def test_the_seconds_of_a_node_s_telemetry_become_the_router_s():
     reading = router._by_our_clock(Reading(running=3.0, load_s={"chat": 0.6}))
 
     assert reading == Reading(running=3.0, load_s={"chat": pytest.approx(6.0)})
+
+
+def test_moments_become_seconds_since_1970_at_the_clocks_speed():
+    clock = Clock(lambda: 100.0, speed=10.0)
+
+    since_1970 = clock.since_1970(5000.0)
+
+    assert since_1970(100.0) == 5000.0
+    assert since_1970(120.0) == 5002.0
