@@ -10,7 +10,7 @@ from envs.scenarios import of_trace, scenario_of
 from rl.days import EXAM_SEEDS
 
 _ANOTHER: Final = 7_919
-_SLOW_PAIRS: Final = 24
+_SLOW_PAIRS: Final = 12
 _MANY_NODES: Final = 64
 
 
