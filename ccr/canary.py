@@ -87,6 +87,11 @@ def check_sane(found: Walk, where: str) -> None:
         )
 
 
+def agreement(one: Walk, other: Walk) -> float:
+    """The share of the states on which both prefer the same node, in [0, 1]; by chance it would be 0.2."""
+    return float((one.places == other.places).mean())
+
+
 def check_same(found: Walk, stored: Any, where: str) -> None:
     """Refuse weights that do something else here than where they were made.
 

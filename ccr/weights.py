@@ -128,7 +128,21 @@ def load(path: Path) -> Weights:
             what its trainer did.
     """
     where = f"weights {path}"
-    arrays, manifest = read(path)
+    return parse(_bytes(path, where), where)
+
+
+def parse(data: bytes, where: str) -> Weights:
+    """Weights from the bytes of a file, as :func:`load` reads it.
+
+    Args:
+        data: of the file.
+        where: what messages begin with.
+
+    Raises:
+        WeightsError: as :func:`load`.
+    """
+    _check_size(data, where)
+    arrays, manifest = _read(data, where)
     schema.check(manifest, where)
     _check_names(arrays, where)
     layers = {name: np.array(arrays[name], dtype=np.float64, order="C") for name in Network._fields}
@@ -153,7 +167,11 @@ def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         WeightsError: if it is not plain arrays and a manifest of this format.
     """
     where = f"weights {path}"
-    entries = _entries(_bytes(path, where), where)
+    return _read(_bytes(path, where), where)
+
+
+def _read(data: bytes, where: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    entries = _entries(data, where)
     arrays = {name: _array(name, raw, where) for name, raw in entries.items()}
     return arrays, _manifest(arrays, where)
 
@@ -175,9 +193,13 @@ def _bytes(path: Path, where: str) -> bytes:
             data = file.read(LARGEST_BYTES + 1)
     except (OSError, ValueError) as error:
         raise WeightsError(f"cannot read {where}: {getattr(error, 'strerror', error)}") from error
+    _check_size(data, where)
+    return data
+
+
+def _check_size(data: bytes, where: str) -> None:
     if len(data) > LARGEST_BYTES:
         raise WeightsError(f"{where}: larger than {LARGEST_BYTES // 2**20} MiB, which no policy of ours is")
-    return data
 
 
 def _entries(data: bytes, where: str) -> dict[str, bytes]:

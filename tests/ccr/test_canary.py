@@ -106,3 +106,10 @@ def test_weights_that_treat_all_nodes_alike_are_refused():
 
 def test_the_heuristic_alone_is_sane():
     canary.check_sane(canary.walk(blank(np.array(LeastCost().theta))), "w")
+
+
+def test_weights_agree_with_themselves_and_less_with_others(walked):
+    other = canary.walk(blank(np.array(LeastCost().theta)[::-1].copy()))
+
+    assert canary.agreement(walked, walked) == 1.0
+    assert canary.agreement(walked, other) == canary.agreement(other, walked) < 1.0

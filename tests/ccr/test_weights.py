@@ -405,3 +405,14 @@ def test_the_module_can_be_imported_before_the_policies():
 
 def test_the_limits_are_those_of_the_page():
     assert (weights.FORMAT, weights.LARGEST_BYTES) == (1, 4 * 2**20)
+
+
+def test_the_bytes_of_a_file_are_read_as_the_file_is(saved):
+    found = weights.parse(saved.read_bytes(), "published weights")
+
+    assert found.sha256 == load(saved).sha256
+
+
+def test_bytes_that_are_refused_are_called_what_the_caller_calls_them():
+    with pytest.raises(WeightsError, match=r"^published weights 3: larger than"):
+        weights.parse(b"x" * (LARGEST_BYTES + 1), "published weights 3")
