@@ -539,6 +539,25 @@ class FeedbackSettings(Section):
     )
 
 
+class PublicationSettings(Section):
+    """Weights published by a learner (docs/publication.md): followed where there is a `store` and a key."""
+
+    key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Signs what is published; the same for learner and routers, and nobody else's. Without it nothing "
+        "published is taken. Better given as `CCR_PUBLICATION__KEY`.",
+    )
+    interval_s: Seconds = Field(1.0, gt=0.0, description="Time between two looks at the version.")
+    stale_after_s: Seconds = Field(
+        900.0, description="Without word of a publisher for so long the fallback policy takes over; 0: never."
+    )
+    directory: Path | None = Field(
+        None,
+        description="Where the weights taken last are kept over a restart; a directory of its own for each router.",
+    )
+
+
 class Settings(BaseSettings):
     """The whole config."""
 
@@ -567,6 +586,7 @@ class Settings(BaseSettings):
     record: RecordSettings = RecordSettings()
     store: StoreSettings = StoreSettings()
     feedback: FeedbackSettings = FeedbackSettings()
+    publication: PublicationSettings = PublicationSettings()
 
     @classmethod
     def settings_customise_sources(

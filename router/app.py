@@ -14,7 +14,9 @@ from fastapi import FastAPI
 from ccr import log
 from ccr.expectations import Expectations, Facts
 from ccr.fleet import FleetRules, LiveFleet
+from ccr.policy import Policy
 from ccr.prices import PriceList, gpu_of
+from ccr.publication import Fence
 from ccr.settings import Settings, UpstreamSettings
 from ccr.timing import GPUS
 from ccr.types import NodeSpec, Reading
@@ -32,6 +34,8 @@ from router.feedback.make import Maker
 from router.feedback.spool import Spool
 from router.limits import Admission, RetryBudget
 from router.policies import PolicySwitch
+from router.publishing.follower import Follower
+from router.publishing.memory import Memory
 from router.recording.recorder import Recorder
 from router.recording.recordings import Plan, Recordings
 from router.recording.writer import RecordingError
@@ -89,6 +93,27 @@ class SharedFleet(LiveFleet):
         return super().expect(now_s, coverage=share, observed=observed, facts=facts)
 
 
+@dataclass(frozen=True, slots=True)
+class Between:
+    """Carries what the follower's thread says to the thread that decides: there a swap is one assignment between requests.
+
+    Args:
+        loop: of that thread.
+        policies: told in it.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    policies: PolicySwitch
+
+    def take(self, policy: Policy, fence: Fence) -> None:
+        """These weights are published."""
+        self.loop.call_soon_threadsafe(self.policies.take, policy, fence)
+
+    def let_go(self) -> None:
+        """Nothing is known any more of what is published."""
+        self.loop.call_soon_threadsafe(self.policies.let_go)
+
+
 class Router:
     """One router: build it, enter it to start, leave it to stop.
 
@@ -120,6 +145,7 @@ class Router:
         self._stack = AsyncExitStack()
         self.store = opened(settings.store)
         self.feeder: Feeder | None = None
+        self.follower: Follower | None = None
         self.stats = Stats()
         self.policies = PolicySwitch(settings)
         self.fleet = SharedFleet(
@@ -174,6 +200,7 @@ class Router:
         )
         self._stack.push_async_callback(self._poller.close)
         self._feed()
+        self._follow()
         gate = BatchGate(settings.batching, self.policies, self.stats, self._clock)
         self.proxied = Proxied(
             self.dispatch, upstream, self.watchdog, gate, self._limits, _node_keys(settings)
@@ -193,6 +220,8 @@ class Router:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.follower is not None:
+            await asyncio.to_thread(self.follower.stop)
         await self._stack.aclose()
         await self.recordings.stop()
         if self.feeder is not None:
@@ -238,10 +267,26 @@ class Router:
         settings = self.settings.feedback
         if self.store is None or not settings.enabled:
             return
-        maker = Maker(self._clock.since_1970(time.time()), self.settings.outlier.penalty_s)
+        since_1970 = self._clock.since_1970(time.time())
+        maker = Maker(since_1970, self.settings.outlier.penalty_s, self.policies.published)
         spool = None if settings.directory is None else _spool(settings.directory, settings.spool_bytes)
         self.dispatch.feedback = self.feeder = Feeder(self.store, maker, spool, settings.max_waiting)
         self.feeder.start()
+
+    def _follow(self) -> None:
+        """Begin to take published weights, if there is a store, and a key to trust them by."""
+        settings = self.settings.publication
+        if self.store is None or settings.key is None:
+            return
+        self.follower = Follower(
+            self.store,
+            settings.key.get_secret_value().encode(),
+            Between(asyncio.get_running_loop(), self.policies),
+            settings.interval_s,
+            settings.stale_after_s,
+            None if settings.directory is None else Memory(settings.directory),
+        )
+        self.follower.start()
 
     def _record(self, recorder: Recorder | None) -> None:
         """Tell this recorder of requests, or none."""
@@ -292,6 +337,8 @@ class Router:
             self.recordings.counts(),
             self.store is None or self.store.is_up,
             None if self.feeder is None else self.feeder.counts(),
+            None if self.follower is None else self.follower.state,
+            0.0 if self.follower is None else self.follower.age_s(),
         )
 
     async def _background(self, work: object) -> None:

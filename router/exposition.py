@@ -18,6 +18,7 @@ from ccr.types import Fleet
 from ccr.version import __version__
 from router.dispatch import Dispatch
 from router.feedback.feeder import Counts as Fed
+from router.publishing.follower import Followed
 from router.recording.recorder import Counts
 from router.stats import ByModel, Histogram
 
@@ -36,6 +37,8 @@ class View:
     recorded: Counts = field(default_factory=Counts)
     store_is_up: bool = True
     fed: Fed | None = None
+    followed: Followed | None = None
+    weights_age_s: float = 0.0
 
 
 Function = Callable[[View], Metric]
@@ -345,6 +348,39 @@ def feedback_spooled(view: View) -> Metric:
     )
 
 
+def weights_version(view: View) -> Metric:
+    """Version of the published weights that were taken last; 0 before there were any."""
+    followed = view.followed or Followed()
+    return GaugeMetricFamily(
+        "ccr_weights_version", weights_version.__doc__ or "", value=followed.fence.version
+    )
+
+
+def weights_epoch(view: View) -> Metric:
+    """Epoch of the published weights that were taken last: it grows when another learner takes over."""
+    followed = view.followed or Followed()
+    return GaugeMetricFamily("ccr_weights_epoch", weights_epoch.__doc__ or "", value=followed.fence.epoch)
+
+
+def weights_age_seconds(view: View) -> Metric:
+    """Time since the store last held a manifest that can be trusted; 0 before there were weights."""
+    return GaugeMetricFamily(
+        "ccr_weights_age_seconds", weights_age_seconds.__doc__ or "", value=view.weights_age_s
+    )
+
+
+def weights_stale(view: View) -> Metric:
+    """1 while the fallback serves because nothing was heard of a publisher for too long."""
+    is_stale = (view.followed or Followed()).is_stale
+    return GaugeMetricFamily("ccr_weights_stale", weights_stale.__doc__ or "", value=float(is_stale))
+
+
+def weights_refused_total(view: View) -> Metric:
+    """Published weights that were not taken, by reason."""
+    refused = (view.followed or Followed()).refused
+    return _counter("ccr_weights_refused", weights_refused_total, "reason", refused.items())
+
+
 def store_up(view: View) -> Metric:
     """1 while the store answers, or none is configured; requests do not depend on it."""
     return GaugeMetricFamily("ccr_store_up", store_up.__doc__ or "", value=float(view.store_is_up))
@@ -372,6 +408,7 @@ METRICS: Final[tuple[Function, ...]] = (
     telemetry_age_seconds, telemetry_errors_total, ejections_total, panic,
     record_rows_total, record_dropped_total, record_bytes, record_segments_deleted_total, record_failures_total,
     feedback_taken_total, feedback_recovered_total, feedback_stored_total, feedback_dropped_total, feedback_waiting, feedback_spooled,
+    weights_version, weights_epoch, weights_age_seconds, weights_stale, weights_refused_total,
     store_up, ready, build_info,
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ccr import log
 from ccr.engine import Engine
@@ -15,9 +15,12 @@ from ccr.picker import Exploring
 from ccr.policies import POLICIES, SCRIPT
 from ccr.policies.script import ScriptPolicy, Strikes
 from ccr.policy import Policy
+from ccr.publication import NOTHING, Fence
 from ccr.settings import PolicySettings, Settings
 from router.script_canary import load_script, load_script_async
 
+_EPOCHS: Final = 256
+"""Epochs whose publication is remembered: requests of a while ago end with the policy of then."""
 _log = log.get("policy")
 
 
@@ -51,6 +54,8 @@ class PolicySwitch:
         self._strikes = Strikes()
         self._lock = asyncio.Lock()
         self.epoch = 1
+        self._fences: dict[int, Fence] = {}
+        self._let_go = False
         self.engine = Engine(
             policy=_explore(self._first_policy(settings.policy), settings.policy.exploration),
             fallback=fallback,
@@ -72,6 +77,7 @@ class PolicySwitch:
             "epoch": self.epoch,
             "exploration": self._settings.policy.exploration,
             "version": getattr(self.engine.policy, "version", ""),
+            "published": list(self.published(self.epoch)),
             "script": None if script is None else {"path": script.path, "sha256": script.sha256},
             "available": [*POLICIES, *([SCRIPT] if self._script_path else [])],
         }
@@ -125,10 +131,36 @@ class PolicySwitch:
         _log.error("policy.struck_out", script=script.path, sha256=script.sha256, successor=successor.name)
         self._put(successor, time.perf_counter())
 
+    def published(self, epoch: int) -> Fence:
+        """Where the weights came in the order of publications that were in force in an epoch; zeros if not published."""
+        return self._fences.get(epoch, NOTHING)
+
+    def take(self, policy: Policy, fence: Fence) -> Swap | None:
+        """Put published weights in force, if a learned policy is, or was until nothing was heard of its weights.
+
+        Args:
+            policy: of the weights.
+            fence: of the publication.
+        """
+        if self.engine.policy.name != policy.name and not self._let_go:
+            return None
+        swap = self._put(policy, time.perf_counter())
+        self._fences[self.epoch] = fence
+        if len(self._fences) > _EPOCHS:
+            del self._fences[next(iter(self._fences))]
+        return swap
+
+    def let_go(self) -> None:
+        """Nothing is known any more of published weights: the fallback serves instead of them."""
+        if self.published(self.epoch) != NOTHING:
+            self._put(self.engine.fallback, time.perf_counter())
+            self._let_go = True
+
     def _put(self, policy: Policy, started_s: float) -> Swap:
         previous = self.engine.policy.name
         self.engine = replace(self.engine, policy=_explore(policy, self._settings.policy.exploration))
         self.epoch += 1
+        self._let_go = False
         self._strikes = Strikes()
         sha256 = policy.sha256 if isinstance(policy, ScriptPolicy) else ""
         swap = Swap(policy.name, previous, time.perf_counter() - started_s, sha256)

@@ -8,6 +8,7 @@ from ccr.picker import Exploring
 from ccr.policies import POLICIES
 from ccr.policies.learned import learned
 from ccr.policies.time_guard import TIMED_OUT
+from ccr.publication import NOTHING, Fence
 from ccr.settings import PolicySettings, Settings, parse
 from ccr.types import Fleet, NodeSpec, Request
 from ccr.weights import save
@@ -286,3 +287,83 @@ def test_a_number_that_is_written_as_text_is_one():
     switch = a_switch(name="least_request", options={"cold_start_penalty": "9"})
 
     assert switch.engine.policy.cold_start_penalty == 9.0
+
+
+# -- published weights
+
+
+def published(version="2"):
+    return replace(learned(), version=version)
+
+
+def test_published_weights_take_the_place_of_learned_ones():
+    switch = a_switch()
+
+    swap = switch.take(published(), Fence(7, 2))
+
+    assert (swap.policy, switch.engine.policy.version) == ("learned", "2")
+    assert switch.describe()["published"] == [7, 2]
+
+
+def test_published_weights_explore_as_much_as_any_policy():
+    switch = a_switch(exploration=0.1)
+
+    switch.take(published(), Fence(7, 2))
+
+    assert isinstance(switch.engine.policy.picker, Exploring)
+
+
+def test_a_policy_that_an_operator_chose_does_not_give_way():
+    switch = a_switch(name="random")
+
+    assert switch.take(published(), Fence(7, 2)) is None
+    assert switch.engine.policy.name == "random"
+
+
+def test_what_decided_in_an_earlier_epoch_stays_known():
+    switch = a_switch()
+    before = switch.epoch
+    switch.take(published(), Fence(7, 2))
+    switch.take(published("3"), Fence(7, 3))
+
+    assert switch.published(before) == NOTHING
+    assert switch.published(switch.epoch - 1) == Fence(7, 2)
+    assert switch.published(switch.epoch) == Fence(7, 3)
+
+
+def test_published_weights_are_let_go_and_come_back():
+    switch = a_switch()
+    switch.take(published(), Fence(7, 2))
+
+    switch.let_go()
+    without = switch.engine.policy.name
+    switch.take(published(), Fence(7, 2))
+
+    assert (without, switch.engine.policy.name) == ("hot_cold", "learned")
+
+
+def test_weights_that_were_not_published_are_not_let_go():
+    switch = a_switch()
+
+    switch.let_go()
+
+    assert switch.engine.policy.name == "learned"
+
+
+async def test_what_an_operator_chose_after_they_were_let_go_stays():
+    switch = a_switch()
+    switch.take(published(), Fence(7, 2))
+    switch.let_go()
+
+    await switch.switch("random")
+
+    assert switch.take(published(), Fence(7, 2)) is None
+
+
+def test_not_every_epoch_is_remembered_for_ever():
+    switch = a_switch()
+    for version in range(1, 1000):
+        switch.take(published(), Fence(7, version))
+
+    assert switch.published(switch.epoch) == Fence(7, 999)
+    assert len(switch._fences) <= 256

@@ -1,0 +1,245 @@
+"""Follows what is published: asks for the version every second, takes what is newer, signed and sane, keeps the rest out."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final, Protocol
+
+import numpy as np
+
+from ccr import canary, log, weights
+from ccr.errors import WeightsError
+from ccr.policies.learned import Learned
+from ccr.policies.least_cost import LeastCost
+from ccr.policies.network import blank
+from ccr.publication import NOTHING, Fence, Publication, PublicationError, check_blob, opened
+from router.publishing.memory import Memory
+from router.publishing.publisher import NAME
+from router.store.backoff import Backoff
+from router.store.store import Store, StoreError
+
+INTERVAL_S: Final = 1.0
+STALE_AFTER_S: Final = 900.0
+#: How often a hint is looked for.
+_POLL_S: Final = 0.1
+LEAST_AGREEMENT: Final = 0.3
+"""With the heuristic, on the canary's states: the shipped weights have 0.47, chance 0.2, the opposite of them 0.15."""
+_MAY_HEAL: Final = frozenset({"missing", "corrupt"})
+_log = log.get("publication")
+
+
+class Policies(Protocol):
+    """Who is told; called in the follower's thread."""
+
+    def take(self, policy: Learned, fence: Fence) -> None:
+        """These weights are published."""
+
+    def let_go(self) -> None:
+        """Nothing is known any more of what is published: not too old weights, a heuristic shall serve."""
+
+
+@dataclass(slots=True)
+class Followed:
+    """What came of it so far.
+
+    Args:
+        fence: of the weights that were taken last.
+        name: their own version.
+        heard_s: when the store last held a manifest that we can trust; ``None`` before there were weights.
+        refused: by reason.
+        is_stale: whether that is too long ago.
+    """
+
+    fence: Fence = NOTHING
+    name: str = ""
+    heard_s: float | None = None
+    refused: "Counter[str]" = field(default_factory=Counter)
+    is_stale: bool = False
+
+
+class Follower:
+    """Takes published weights.
+
+    Args:
+        store: they are in.
+        key: they are signed with.
+        policies: who is told.
+        interval_s: between two looks.
+        stale_after_s: without word of a publisher, after which the weights are let go; 0 for never.
+        memory: of what was taken last, over restarts.
+        clock: monotonic seconds of the wall.
+        backoff: from the store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: bytes,
+        policies: Policies,
+        interval_s: float = INTERVAL_S,
+        stale_after_s: float = STALE_AFTER_S,
+        memory: Memory | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.state = Followed()
+        self._store = store
+        self._key = key
+        self._policies = policies
+        self._interval_s = interval_s
+        self._stale_after_s = stale_after_s
+        self._memory = memory
+        self._clock = clock
+        self._backoff = backoff or Backoff()
+        self._taken: Learned | None = None
+        self._told = self._refused = b""
+        self._due_s = 0.0
+        self._finish = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._finish.set()
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def age_s(self) -> float:
+        """Since the store last held a manifest that we can trust; 0 before there were weights."""
+        heard_s = self.state.heard_s
+        return 0.0 if heard_s is None else self._clock() - heard_s
+
+    def _run(self) -> None:
+        self._guarded(self.recall)
+        while not self._finish.wait(_POLL_S):
+            self._guarded(self.turn)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # a fault of ours must not end the following for good
+            _log.error("publication.turn_failed", error=repr(error))
+
+    def turn(self) -> None:
+        """Look if it is time, or if there was a hint; let go of weights that are too old."""
+        now_s = self._clock()
+        is_hinted = self._store.is_up and self._store.hinted(NAME)
+        if (is_hinted or now_s >= self._due_s) and self._backoff.is_due(now_s):
+            self._due_s = now_s + self._interval_s
+            self.look()
+        if self._stale_after_s and not self.state.is_stale and self.age_s() > self._stale_after_s:
+            self.state.is_stale = True
+            _log.error("weights.stale", age_s=round(self.age_s()), version=self.state.fence.version)
+            self._policies.let_go()
+
+    def look(self) -> None:
+        """Ask what is published, and take it if it is new and good."""
+        try:
+            data = self._store.pointer(NAME)
+            if data is not None:
+                self._consider(data)
+        except StoreError as error:
+            self._backoff.failed(self._clock())
+            _log.debug("publication.store_down", error=str(error))
+            return
+        self._backoff.succeeded()
+
+    def recall(self) -> None:
+        """Take what was taken last, as this replica's own disk tells: with it a router starts without a store."""
+        found = None if self._memory is None else self._memory.recalled()
+        if found is None:
+            return
+        try:
+            publication = opened(found[0], self._key)
+            check_blob(publication, found[1])
+            self._take(publication, _sane(publication, found[1]))
+        except WeightsError as error:
+            self._refuse(found[0], error)
+
+    def _consider(self, data: bytes) -> None:
+        try:
+            publication = opened(data, self._key)
+            self._heard()
+            if publication.fence != self.state.fence and data != self._refused:
+                self._check_order(publication)
+                blob = self._blob(publication)
+                self._take(publication, _sane(publication, blob))
+                self._remember(data, blob)
+        except WeightsError as error:
+            self._refuse(data, error)
+
+    def _refuse(self, data: bytes, error: WeightsError) -> None:
+        """Told once; bytes that are missing or damaged are looked for again, everything else is refused for good."""
+        reason = error.reason if isinstance(error, PublicationError) else "unusable"
+        self.state.refused[reason] += 1
+        if data != self._told:
+            _log.error("weights.refused", reason=reason, error=str(error))
+        self._told = data
+        if reason not in _MAY_HEAL:
+            self._refused = data
+
+    def _remember(self, data: bytes, blob: bytes) -> None:
+        if self._memory is not None:
+            self._memory.remember(data, blob)
+
+    def _check_order(self, publication: Publication) -> None:
+        if publication.fence < self.state.fence:
+            raise PublicationError(
+                "old", f"{tuple(publication.fence)} is published, and {tuple(self.state.fence)} was before"
+            )
+
+    def _blob(self, publication: Publication) -> bytes:
+        data = self._store.blob(publication.sha256)
+        if data is None:
+            raise PublicationError(
+                "missing", f"the bytes of version {publication.version} are not in the store"
+            )
+        check_blob(publication, data)
+        return data
+
+    def _take(self, publication: Publication, policy: Learned) -> None:
+        self._taken = policy
+        self.state.fence, self.state.name = publication.fence, publication.name
+        self.state.heard_s = self._clock()
+        self.state.is_stale = False
+        self._policies.take(policy, publication.fence)
+        _log.info(
+            "weights.taken", version=publication.version, epoch=publication.epoch, weights=publication.name,
+            reason=publication.reason,
+        )  # fmt: skip
+
+    def _heard(self) -> None:
+        """There is a publisher: what was let go of because there was none is good again."""
+        if self._taken is None:
+            return
+        self.state.heard_s = self._clock()
+        if self.state.is_stale:
+            self.state.is_stale = False
+            self._policies.take(self._taken, self.state.fence)
+
+
+def _sane(publication: Publication, data: bytes) -> Learned:
+    """The policy of the bytes.
+
+    Raises:
+        WeightsError: if they are none, or do what nobody would.
+    """
+    found = weights.parse(data, f"published weights {publication.version}")
+    agreement = canary.agreement(canary.walk(found.network), _heuristic())
+    if agreement < LEAST_AGREEMENT:
+        raise PublicationError(
+            "odd",
+            f"they agree with the heuristic on {agreement:.0%} of the canary's states, {LEAST_AGREEMENT:.0%} is the least",
+        )
+    return Learned(found.network, found.version)
+
+
+@cache
+def _heuristic() -> canary.Walk:
+    return canary.walk(blank(np.array(LeastCost().theta)))
