@@ -1,6 +1,7 @@
 """What a network does on states that never change: stored with the weights, and compared where they are loaded."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -57,10 +58,19 @@ def states() -> tuple[State, ...]:
     return tuple(_state(draws, 2 + k % 15) for k in range(STATES))
 
 
-def walk(network: Network) -> Walk:
-    """The network on every state; takes about ten milliseconds."""
-    with np.errstate(all="ignore"):  # what is not finite is reported as that
-        steps = [_step(state, network) for state in states()]
+def walk(network: Network, rest: Callable[[], object] | None = None) -> Walk:
+    """The network on every state; takes about ten milliseconds.
+
+    Args:
+        network: to try.
+        rest: called before each state, a tenth of a millisecond of work; for who must not hold up other threads.
+    """
+    steps = []
+    for state in states():
+        if rest is not None:
+            rest()
+        with np.errstate(all="ignore"):  # what is not finite is reported as that
+            steps.append(_step(state, network))
     actions, places, sums, sizes = zip(*steps, strict=True)
     return Walk(np.array(actions), np.array(places), np.array(sums), np.array(sizes))
 

@@ -15,7 +15,7 @@ import re
 import secrets
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -141,6 +141,20 @@ def parse(data: bytes, where: str) -> Weights:
     Raises:
         WeightsError: as :func:`load`.
     """
+    return tried(data, where)[0]
+
+
+def tried(data: bytes, where: str, rest: Callable[[], object] | None = None) -> "tuple[Weights, canary.Walk]":
+    """The same, and what they did on the canary.
+
+    Args:
+        data: of the file.
+        where: what messages begin with.
+        rest: as of :func:`ccr.canary.walk`.
+
+    Raises:
+        WeightsError: as :func:`load`.
+    """
     _check_size(data, where)
     arrays, manifest = _read(data, where)
     schema.check(manifest, where)
@@ -154,10 +168,10 @@ def parse(data: bytes, where: str) -> Weights:
         raise WeightsError(
             f"{where}: the arrays are not those of the manifest's sha256; fetch the file again"
         )
-    found = canary.walk(network)
+    found = canary.walk(network, rest)
     canary.check_sane(found, where)
     canary.check_same(found, manifest.get("canary"), where)
-    return Weights(network, manifest)
+    return Weights(network, manifest), found
 
 
 def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -113,3 +113,11 @@ def test_weights_agree_with_themselves_and_less_with_others(walked):
 
     assert canary.agreement(walked, walked) == 1.0
     assert canary.agreement(walked, other) == canary.agreement(other, walked) < 1.0
+
+
+def test_a_walk_rests_before_each_state():
+    rests = []
+
+    canary.walk(a_network(), lambda: rests.append(1))
+
+    assert len(rests) == canary.STATES

@@ -47,7 +47,7 @@ async def test_published_weights_are_put_in_force(settings, publisher):
 
 async def test_no_request_fails_while_weights_are_swapped(settings, publisher):
     async with running_router(settings, FakeNode("a"), FakeNode("b")) as router:
-        statuses, swaps = Counter(), 20
+        statuses, swaps = Counter(), 5
 
         async def ask():
             while version(router) != str(swaps):
