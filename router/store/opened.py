@@ -2,7 +2,6 @@
 
 from ccr.settings import StoreSettings
 from router.store.embedded import EmbeddedStore
-from router.store.redis_store import RedisStore
 from router.store.store import Store
 
 
@@ -13,6 +12,8 @@ def opened(settings: StoreSettings) -> Store | None:
         StoreDownError: if the directory cannot be used.
     """
     if settings.redis_url is not None:
+        from router.store.redis_store import RedisStore  # noqa: PLC0415 - a tenth of a second that most never need
+
         return RedisStore(
             settings.redis_url.get_secret_value(), settings.prefix, settings.timeout_s, settings.stream_length
         )

@@ -1,5 +1,8 @@
 """Which store the settings mean."""
 
+import subprocess
+import sys
+
 import pytest
 
 from ccr.errors import ConfigError
@@ -45,3 +48,10 @@ def test_a_router_whose_redis_is_down_says_so_and_starts():
         router.store.values("f")
 
     assert b"ccr_store_up 0.0" in router.control.exposition.page()
+
+
+def test_a_router_without_redis_does_not_import_its_client():
+    """A quarter of a second and 8 MB."""
+    code = "import sys, router.app; sys.exit('redis' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
