@@ -31,6 +31,8 @@ OVERHEAD_S: Final = 10
 DONE_PER_S: Final = 11
 BANDWIDTH: Final = 12
 IN_BATCH: Final = 13
+OTHERS: Final = 14
+ANSWERS: Final = 15
 
 #: Row -> what it holds.
 LOAD: Final = (
@@ -48,6 +50,8 @@ LOAD: Final = (
     "requests finished per second, exponentially decayed",
     "memory bandwidth as a multiple of an A10's",
     "requests in flight by this ledger",
+    "requests there that this ledger had not sent, at the last reading",
+    "streamed answers that the observed speed rests on",
 )
 
 # Rows of `Book.costs`: the step costs of one model on one node, see `ccr.timing.StepCosts`. ------------------------
@@ -69,6 +73,9 @@ PREDICTOR: Final = 7
 _SHARE_MEMORY: Final = 300.0  # requests
 _LENGTH_MEMORY: Final = 50.0  # requests of a model
 _SPEED_WEIGHT: Final = 0.05
+_SPEED_PRIOR: Final = 5.0  # answers that the expected speed counts for
+_LOAD_WEIGHT: Final = 0.25  # of a load that was seen, for its model everywhere and for its node
+_LOAD_LIMITS_S: Final = (0.02, 1800.0)
 DONE_WINDOW_S: Final = 10.0
 """Time constant of the decayed rate of finished requests."""
 _FORGETTING: Final = 0.999
@@ -142,6 +149,8 @@ class Placed(NamedTuple):
         unseen: requests there that this ledger did not send, by telemetry.
         was_cold: its weights were not there.
         at_s: when.
+        load_s: of the load from the source that it began, as expected; 0 where it began none.
+        wait_s: before that load began, as expected.
     """
 
     model: int
@@ -154,6 +163,8 @@ class Placed(NamedTuple):
     unseen: float
     was_cold: bool
     at_s: float
+    load_s: float
+    wait_s: float
 
 
 def blank(models: int, nodes: int, default_output_tokens: float = 128.0) -> Book:
@@ -260,6 +271,7 @@ def place(
     """
     load = book.load
     was_cold = not book.resident[model, node]
+    begun_s = wait_s = 0.0
     prefill_s = prefill_alone_s(book, model, node, prompt_tokens, 0.0 if was_cold else cached_tokens)
     before = load[IN_BATCH, node]
     if book.inflight[model, node] == 0:
@@ -268,7 +280,10 @@ def place(
         book.stale[node] = True
         if was_cold and not book.loading_until_s[model, node] > now_s:
             seconds = book.host_load_s[model, node] if book.in_host[model, node] else book.load_s[model, node]
-            until_s = max(now_s, book.loads_until_s[node]) + seconds
+            wait_s = max(book.loads_until_s[node] - now_s, 0.0)
+            until_s = now_s + wait_s + seconds
+            if not book.in_host[model, node]:
+                begun_s = seconds
             book.loading_until_s[model, node] = until_s
             book.loads_until_s[node] = until_s
     if before == 0.0:
@@ -284,6 +299,7 @@ def place(
     load[CONTEXT_S, node] += book.costs[DECODE_CONTEXT_S, model, node] * held
     return Placed(
         model, node, prompt_tokens, output_tokens, prefill_s, round_s(book, node), before, unseen, was_cold, now_s,
+        begun_s, wait_s,
     )  # fmt: skip
 
 
@@ -301,6 +317,21 @@ def first_token(book: Book, placed: Placed, now_s: float) -> None:
     book.loading_until_s[model, node] = -np.inf
     if load[PENDING, node] < 0.5:
         load[PENDING_PREFILL_S, node] = 0.0
+    if placed.load_s > 0.0:
+        _learn_load(book, placed, now_s)
+
+
+def _learn_load(book: Book, placed: Placed, now_s: float) -> None:
+    """A load was seen from its beginning to the first token after it: the model's loads everywhere and the node's of
+    every model are expected a little more like it."""
+    seen_s = now_s - placed.at_s - placed.wait_s - book.load[SPEED, placed.node] * placed.prefill_s
+    ratio = min(max(seen_s / placed.load_s, 0.2), 5.0)
+    factor = ratio**_LOAD_WEIGHT
+    loads_s, model, node = book.load_s, placed.model, placed.node
+    for other in range(loads_s.shape[1]):
+        loads_s[model, other] = min(max(loads_s[model, other] * factor, _LOAD_LIMITS_S[0]), _LOAD_LIMITS_S[1])
+    for other in range(loads_s.shape[0]):
+        loads_s[other, node] = min(max(loads_s[other, node] * factor, _LOAD_LIMITS_S[0]), _LOAD_LIMITS_S[1])
 
 
 def leave(book: Book, placed: Placed, has_first_token: bool, now_s: float) -> None:
@@ -359,8 +390,13 @@ def learn(
     if has_rounds:
         token_s = (total_s - ttft_s) / (output_tokens - 1.0)
         expected_s = max(0.5 * (placed.step_s + _round_with(book, placed)), 1e-6)
-        ratio = min(max(token_s / expected_s, 0.2), 5.0)
-        load[SPEED, node] += _SPEED_WEIGHT * (ratio - load[SPEED, node])
+        speed = load[SPEED, node]
+        # One answer is believed to be off by a factor of two from what the others said, and no more.
+        ratio = min(max(token_s / expected_s, 0.5 * speed, 0.2), 2.0 * speed, 5.0)
+        # The first answers of a node tell most: its mean, until the weight of a new one would fall below the least.
+        weight = max(1.0 / (load[ANSWERS, node] + _SPEED_PRIOR), _SPEED_WEIGHT)
+        load[SPEED, node] = speed + weight * (ratio - speed)
+        load[ANSWERS, node] = min(load[ANSWERS, node] + 1.0, 1.0 / _SPEED_WEIGHT)
     if not observed or placed.was_cold:
         return
     step = min(int(placed.inflight + placed.unseen), CURVE - 1)
@@ -418,6 +454,17 @@ def report(book: Book, node: int, resident: Flags, in_host: Flags) -> None:
         book.in_host[model, node] = in_host[model]
 
 
+def read(book: Book, node: int, in_engine: float) -> None:
+    """Telemetry told how many requests are there: those that this ledger did not send are somebody else's until it tells again.
+
+    Args:
+        book: changed.
+        node: column.
+        in_engine: running and waiting.
+    """
+    book.load[OTHERS, node] = max(in_engine - book.load[IN_BATCH, node], 0.0)
+
+
 def loading(book: Book, model: int, node: int, now_s: float) -> None:
     """Telemetry told that weights are on their way.
 
@@ -435,6 +482,8 @@ def forget(book: Book, node: int) -> None:
     book.load[:BUDGET_GIB, node] = 0.0
     book.load[IN_BATCH, node] = 0.0
     book.load[DONE_PER_S, node] = 0.0
+    book.load[OTHERS, node] = 0.0
+    book.load[ANSWERS, node] = 0.0
     book.load[SPEED, node] = 1.0
     book.resident[:, node] = False
     book.in_host[:, node] = False
@@ -467,13 +516,17 @@ def refresh(book: Book, node: int) -> None:
             if at < VICTIMS:
                 order[at] = model
                 copies = min(copies + 1, VICTIMS)
+    gone = 0  # what is on its way pushed them out, whatever the last reading says
+    while gone < copies and weights > load[BUDGET_GIB, node]:
+        weights -= book.weights_gib[order[gone]]
+        gone += 1
     load[WEIGHTS_GIB, node] = weights
     gib = cost_s = 0.0
     for k in range(VICTIMS):
         book.victim_gib[k, node] = gib
         book.victim_cost_s[k, node] = cost_s
-        if k < copies:
-            model = order[k]
+        if gone + k < copies:
+            model = order[gone + k]
             gib += book.weights_gib[model]
             cost_s += book.share[model] * book.load_s[model, node]
     book.victim_gib[VICTIMS, node] = gib

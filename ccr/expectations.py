@@ -117,7 +117,7 @@ class Expectations:
             if len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
         told = columns.item(RUNNING, node) + columns.item(WAITING, node)
-        unseen = max(told - self.book.load.item(books.IN_BATCH, node), 0.0)
+        unseen = min(self.book.load.item(books.OTHERS, node), told)
         return self._accounts.place(model, node, prompt_tokens, output_tokens, cached, unseen, now_s)
 
     def first_token(self, placed: Placed, now_s: float) -> None:
@@ -147,6 +147,10 @@ class Expectations:
         for model, adapter in self._adapters.items():
             adapter.ready[node] = model in resident
 
+    def read(self, node: int, in_engine: float) -> None:
+        """Telemetry told how many requests are running and waiting there, whoever sent them."""
+        books.read(self.book, node, in_engine)
+
     def loading(self, node: int, models: Collection[str], now_s: float) -> None:
         """Telemetry told which weights are on their way, whoever asked for them."""
         for row in self._rows_of(models):
@@ -160,7 +164,8 @@ class Expectations:
 
     def replace(self, specs: Sequence[NodeSpec]) -> None:
         """The fleet changed; nodes that stay as they were keep what is known of them."""
-        old, was = self.book, {spec.id: (n, spec) for n, spec in enumerate(self._specs)}
+        old, stated_s = self.book, self._stated_load_s
+        was = {spec.id: (n, spec) for n, spec in enumerate(self._specs)}
         self._specs = tuple(specs)
         self._columns = {spec.id: n for n, spec in enumerate(self._specs)}
         self._keep(self._prices.book(self._facts, self._specs))
@@ -171,7 +176,7 @@ class Expectations:
             if (before := was.get(spec.id)) is not None and before[1] == spec
         ]
         for before_n, n in stayed:
-            self._copy_node(old, before_n, n)
+            self._copy_node(old, stated_s, before_n, n)
         for model, adapter in self._adapters.items():
             self._adapters[model] = fresh = self._adapter(model, adapter.stated_s)
             for before_n, n in stayed:
@@ -179,6 +184,7 @@ class Expectations:
 
     def _keep(self, book: Book) -> None:
         self.book = book
+        self._stated_load_s = book.load_s.copy()
         self._accounts = accounts_of(book)
 
     def _output_tokens(self, request: Request, model: int) -> float:
@@ -237,11 +243,11 @@ class Expectations:
 
     def _reprice(self) -> None:
         """The same book with the prices of the facts as they are now."""
-        old = self.book
+        old, stated_s = self.book, self._stated_load_s
         self._keep(self._prices.book(self._facts, self._specs))
         self._keep_models(old)
         for n in range(len(self._specs)):
-            self._copy_node(old, n, n)
+            self._copy_node(old, stated_s, n, n)
 
     def _keep_models(self, old: Book) -> None:
         known = len(old.share)
@@ -252,8 +258,18 @@ class Expectations:
         self.book.weights[:] = old.weights
         self.book.precision[:] = old.precision
 
-    def _copy_node(self, old: Book, was: int, now: int) -> None:
+    def _copy_node(self, old: Book, stated_s: Floats, was: int, now: int) -> None:
+        """Keep what is known of a node.
+
+        Args:
+            old: the book in which it stands.
+            stated_s: the loads as that book was priced, before any was seen, shape ``(M, n)``.
+            was: its column there.
+            now: its column in this one.
+        """
         new, known = self.book, len(old.share)
+        alike = new.load_s[:known, now] == stated_s[:, was]
+        new.load_s[:known, now] = np.where(alike, old.load_s[:, was], new.load_s[:known, now])
         kept = [row for row in range(len(books.LOAD)) if row not in _PRICES]
         new.load[kept, now] = old.load[kept, was]
         for name in ("resident", "in_host", "inflight", "loading_until_s", "used_s"):
@@ -294,7 +310,9 @@ def _guess(request: Request, fleet: Fleet) -> Look:
         model = request.model if request.model in loaded else min(loaded, default=_ANOTHER)
         alike = replace(request, model=model, session="", model_gib=0.0, load_s=0.0)
         for _ in range(min(int(fleet.inflight[n]), _GUESSED)):
-            expected.first_token(expected.place(alike, n, fleet.columns, fleet.now_s), fleet.now_s)
+            placed = expected.place(alike, n, fleet.columns, fleet.now_s)._replace(load_s=0.0)
+            expected.first_token(placed, fleet.now_s)
+        expected.read(n, float(fleet.running[n] + fleet.waiting[n]))
     return expected.look(request, fleet.columns, fleet.now_s)
 
 

@@ -38,7 +38,7 @@ def presume(book: Book, placed: Placed, now_s: float) -> None:
     model, node = placed.model, placed.node
     resident, until_s = book.resident[model, node], book.loading_until_s[model, node]
     progress_s, stale = book.progress_s[node], book.stale[node]
-    books.first_token(book, placed, now_s)
+    books.first_token(book, placed._replace(load_s=0.0), now_s)  # nor how long the load took
     book.resident[model, node], book.loading_until_s[model, node] = resident, until_s
     book.progress_s[node], book.stale[node] = progress_s, stale
 

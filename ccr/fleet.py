@@ -434,6 +434,8 @@ class LiveFleet:
         if state.index >= 0:
             expected.report(state.index, state.reported)
             expected.loading(state.index, state.loading, now_s)
+            if state.reading.running is not None:
+                expected.read(state.index, state.reading.running + (state.reading.waiting or 0.0))
 
     def _residency(self, state: NodeState) -> None:
         if state.index >= 0:

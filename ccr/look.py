@@ -19,6 +19,7 @@ from ccr.book import (
     DONE_WINDOW_S,
     IN_BATCH,
     KV_GIB,
+    OTHERS,
     PASS_S,
     PENDING,
     PENDING_PREFILL_S,
@@ -76,7 +77,7 @@ PAIRS: Final = (
     "seconds of a decode round with it on board",
     "GiB of keys and values above what fits, as a fraction of what fits",
     "seconds until there is room for its keys and values",
-    "requests there, by ledger or telemetry, whichever says more",
+    "requests there: this ledger's, and those of others by the last reading",
     "requests there that this ledger did not send",
     "seconds since anything was heard of a request there; 0 when idle",
     "time to first token seen at this many requests in flight; 0 where nothing was seen",
@@ -195,8 +196,10 @@ def look_at(
 
     # Work before it, and its own.
     in_batch = load[IN_BATCH]
-    busy = np.maximum(in_batch, columns[RUNNING] + columns[WAITING])
-    unseen = busy - in_batch
+    unseen = np.minimum(
+        load[OTHERS], columns[RUNNING] + columns[WAITING]
+    )  # those are 0 where the reading is stale
+    busy = in_batch + unseen
     pairs[BUSY] = busy
     pairs[UNSEEN] = unseen
     if session_node >= 0:

@@ -3,7 +3,7 @@
 The ranges are those the learner was studied with; what a policy is compared on (:mod:`envs.scenarios`) is not drawn here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -13,11 +13,21 @@ import numpy as np
 from ccr.prices import NodePrices
 from ccr.timing import GPUS, LOAD_SOURCES, PRESETS, EnginePreset, LoadSource
 from envs.node import NodeSettings
-from envs.scenario import NodePlan, Scenario, Trouble
-from envs.scenarios import MODELS, plain
+from envs.scenario import Arrivals, NodePlan, Scenario, Trouble
+from envs.scenarios import MODELS, clients, plain
 from envs.traces.synth import CLASSES, Lengths, Workload
 
 REPLICAS: Final = (1, 4, 8)
+#: Further ids of the same architectures, for fleets that are asked for more models than they hold.
+MORE_MODELS: Final = (*MODELS, *(f"{name}@{version}" for version in (3, 4, 5) for name in dict.fromkeys(
+    model.partition("@")[0] for model in MODELS
+)))  # fmt: skip
+_PROMPTS: Final = (1 / 10, 8.0)
+_OUTPUTS: Final = (1 / 10, 3.0)
+_LONGEST_PROMPT: Final = 16_384
+_FASTEST: Final = 4.0
+_PREFILL_SHARE: Final = 0.27
+"""Of the work of the default mix."""
 _BANDWIDTH: Final = 0.15
 _PER_SEQUENCE_S: Final = (0.05e-3, 0.25e-3)
 _OVERHEAD_S: Final = (0.0, 0.1)
@@ -26,6 +36,9 @@ _DELAY_S: Final = (0.1, 1.0)
 _PERIOD_S: Final = (0.2, 1.0)
 _HIDDEN_SPEED: Final = (1 / 2.2, 1 / 0.8)
 """Steps take 0.8 to 2.2 times as long as the routers believe."""
+_CROWDED_NODES: Final = 5
+_TOO_MANY: Final = 4  # models beyond those that the nodes hold at a time
+_ANSWER_S: Final = 3.0  # about what a client waits for an answer
 _CARDS: Final = (("A10",), ("A10",), ("A10", "A10", "L4"), ("A10", "A10", "A10", "A100-80G"))
 
 
@@ -36,11 +49,15 @@ class Regime(NamedTuple):
         weight: how often it is drawn, relative to the others.
         rate: least and most requests per second and node.
         is_prefill_heavy: whether prompts are long and answers short.
+        is_crowded: whether there are more models than places for them, each about as popular as the next.
+        is_closed: whether clients wait for an answer before they ask again; the rate is what they would reach without waiting.
     """
 
     weight: float
     rate: tuple[float, float]
     is_prefill_heavy: bool = False
+    is_crowded: bool = False
+    is_closed: bool = False
 
 
 #: An A10 that keeps its models serves about 1.8 requests per second of the default mix, and 0.9 with long prompts.
@@ -52,6 +69,8 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
         "overload": Regime(1.0, (2.0, 3.2)),
         "saturated": Regime(1.0, (3.5, 4.5)),
         "prefill-heavy": Regime(1.0, (0.4, 1.1), is_prefill_heavy=True),
+        "crowded": Regime(1.0, (0.3, 1.2), is_crowded=True),
+        "clients": Regime(1.0, (1.0, 3.0), is_crowded=True, is_closed=True),
     }
 )
 
@@ -100,18 +119,26 @@ def randomised(
     rng = _rng(seed, 0xDA1)
     drawn = str(rng.choice(list(REGIMES), p=_weights()))
     name = regime or drawn
-    count = int(rng.integers(nodes[0], nodes[1] + 1))
-    models = tuple(str(model) for model in rng.permutation(MODELS)[: rng.integers(3, len(MODELS) + 1)])
+    level = REGIMES[name]
+    most = max(min(nodes[1], _CROWDED_NODES), nodes[0]) if level.is_crowded else nodes[1]
+    count = int(rng.integers(nodes[0], most + 1))
+    models = _models(rng, count, is_crowded=level.is_crowded)
+    prompts, outputs = (1.0, 1.0) if level.is_prefill_heavy else _lengths(rng)
+    # The same work at one end, the same number of requests at the other.
+    work = _PREFILL_SHARE * prompts + (1.0 - _PREFILL_SHARE) * outputs
+    rate = float(min(work ** -rng.uniform(0.0, 1.0), _FASTEST) * rng.uniform(*level.rate))
     scenario = plain(
         f"random-{name}-{seed}",
         f"Drawn at random: {name}.",
         nodes=count,
-        rate=float(rng.uniform(*REGIMES[name].rate)),
+        rate=rate,
         models=models,
         cards=_CARDS[rng.integers(len(_CARDS))],
-        workload=_workload(rng, REGIMES[name]),
+        workload=_stretched(_workload(rng, level), prompts, outputs),
         duration_s=duration_s,
     )
+    if level.is_closed:
+        scenario = replace(scenario, arrivals=_asking(rng, models, rate * count, duration_s))
     scenario = replace(scenario, warmup_s=0.0, troubles=_troubles(rng, count, duration_s))
     return varied(scenario, seed)
 
@@ -169,6 +196,35 @@ def _engine(rng: np.random.Generator) -> EnginePreset:
     )
 
 
+def _models(rng: np.random.Generator, nodes: int, *, is_crowded: bool) -> tuple[str, ...]:
+    """Every second day from a longer list, up to as many as the nodes hold at a time; on a crowded one a few more."""
+    if is_crowded:
+        known, fewest, most = MORE_MODELS, 2 * nodes, 2 * nodes + _TOO_MANY
+    else:
+        most = min(len(MORE_MODELS), 2 * nodes) if rng.random() < 0.5 else len(MODELS)
+        known, fewest = MORE_MODELS if most > len(MODELS) else MODELS, 3
+    return tuple(str(model) for model in rng.permutation(known)[: rng.integers(fewest, most + 1)])
+
+
+def _lengths(rng: np.random.Generator) -> tuple[float, float]:
+    """How much longer prompts and answers are than usual, every second day."""
+    prompts, outputs = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (_PROMPTS, _OUTPUTS))
+    return (prompts, outputs) if rng.random() < 0.5 else (1.0, 1.0)
+
+
+def _stretched(workload: Workload, prompts: float, outputs: float) -> Workload:
+    classes = {
+        name: replace(
+            each,
+            prompt_median=prompts * each.prompt_median,
+            prompt_max=int(min(max(prompts, 1.0) * each.prompt_max, _LONGEST_PROMPT)),
+            output_median=max(outputs * each.output_median, 2.0),
+        )
+        for name, each in workload.classes.items()
+    }
+    return replace(workload, classes=classes)
+
+
 def _workload(rng: np.random.Generator, regime: Regime) -> Workload:
     drawn = Workload(
         zipf=float(rng.uniform(0.4, 1.4)),
@@ -181,6 +237,17 @@ def _workload(rng: np.random.Generator, regime: Regime) -> Workload:
         release_ramp_s=float(rng.uniform(10.0, 40.0)),
     )
     return replace(drawn, classes=_long_prompts(rng)) if regime.is_prefill_heavy else drawn
+
+
+def _asking(
+    rng: np.random.Generator, models: tuple[str, ...], rate: float, duration_s: float
+) -> Callable[[int], Arrivals]:
+    """Clients that think, ask one of the models for a short answer, and wait for it."""
+    think_s = float(rng.uniform(2.0, 8.0))
+    return clients(
+        models, count=max(round(rate * think_s), 2), requests=max(round(duration_s / (think_s + _ANSWER_S)), 2),
+        think_s=think_s, prompt=int(rng.integers(40, 400)), output=int(rng.integers(16, 100)), zipf=float(rng.uniform(0.4, 1.4)),
+    )  # fmt: skip
 
 
 def _long_prompts(rng: np.random.Generator) -> dict[str, Lengths]:

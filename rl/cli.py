@@ -28,7 +28,7 @@ BUDGETS: Mapping[str, Budget] = MappingProxyType(
     {
         "smoke": Budget(2, 6, 2, 1, 4, 30, 3, 8_192, 8),
         "default": Budget(),
-        "long": Budget(generations=60, rounds=5, lessons=160, epochs=60, steps=500_000, exam=300),
+        "long": Budget(generations=60, rounds=5, lessons=960, epochs=30, steps=500_000, exam=300),
     }
 )
 _PLAIN_LINE_EVERY_S: Final = 10.0

@@ -21,38 +21,44 @@ from rl.days import Day
 
 HORIZON_S: Final = 30.0
 """Arrivals after the decision that still count: with 12 s the tail got worse."""
+WORST: Final = 15.0
+"""Regret beyond this, in units of :func:`ccr.reward.cost`, is an accident of an overloaded future and not the decision's."""
 _AT_S: Final = 6
 _Entry = TypeVar("_Entry", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Decisions and what each action cost; ``k`` decisions, ``N`` places for nodes.
+    """Decisions and what was lost by each action; ``k`` decisions, ``N`` places for nodes.
 
     Args:
         nodes: features, shape ``(k, N, F)``.
         request: features, shape ``(k, Q)``.
         mask: actions that may be taken and have a label, shape ``(k, N + 2)``.
-        cost: of each action, in units of an average request of the episode; 0 where masked; shape ``(k, N + 2)``.
+        regret: what each action cost more than the cheapest, but not more than :data:`WORST`, in units of an average request
+            of the episode; 0 where masked; shape ``(k, N + 2)``.
+        day: which day each was taken from, counted from 0, shape ``(k,)``.
     """
 
     nodes: NDArray[np.float32]
     request: NDArray[np.float32]
     mask: NDArray[np.bool_]
-    cost: NDArray[np.float32]
+    regret: NDArray[np.float32]
+    day: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.cost)
+        return len(self.regret)
 
     @staticmethod
     def joined(parts: "list[Labelled]") -> "Labelled":
-        """All of them, with as many places as the largest fleet needs."""
+        """All of them, one day each, with as many places as the largest fleet needs."""
         most = max(part.nodes.shape[1] for part in parts)
         return Labelled(
             np.concatenate([_padded(part.nodes, most) for part in parts]),
             np.concatenate([part.request for part in parts]),
             np.concatenate([_spread(part.mask, most) for part in parts]),
-            np.concatenate([_spread(part.cost, most) for part in parts]),
+            np.concatenate([_spread(part.regret, most) for part in parts]),
+            np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
         )
 
 
@@ -115,7 +121,9 @@ def _second_time(
     if not found:
         return Labelled(
             np.zeros((0, n, seats.nodes.shape[2]), np.float32), np.zeros((0, seats.request.shape[1]), np.float32),
-            np.zeros((0, n + EXTRA), np.bool_), np.zeros((0, n + EXTRA), np.float32),
+            np.zeros((0, n + EXTRA), np.bool_), np.zeros((0, n + EXTRA), np.float32), np.zeros(0, np.int64),
         )  # fmt: skip
     nodes, request, mask, costs = (np.stack(column) for column in zip(*found, strict=True))
-    return Labelled(nodes, request, mask, (costs / episode_cost).astype(np.float32))
+    regret = np.minimum(costs - np.where(mask, costs, np.inf).min(axis=1, keepdims=True), WORST)
+    shares = np.where(mask, regret / episode_cost, 0.0).astype(np.float32)
+    return Labelled(nodes, request, mask, shares, np.zeros(len(shares), np.int64))

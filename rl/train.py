@@ -47,9 +47,9 @@ class Budget:
     population: int = 12
     days: int = 8
     rounds: int = 4
-    lessons: int = 80
-    decisions: int = 120
-    epochs: int = 40
+    lessons: int = 320
+    decisions: int = 40
+    epochs: int = 24
     steps: int = 200_000
     exam: int = 120
 

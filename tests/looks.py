@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from ccr import book as b
+from ccr import look as k
 from ccr.book import Book, Placed
 from ccr.look import Look, look_at
 from ccr.types import COLUMNS
@@ -49,9 +50,12 @@ def look(
     book: Book, model: int = 0, *, prompt: float = 100.0, output: float = 20.0, session_node: int = -1,
     session_tokens: float = 0.0, coverage: float = 1.0, now_s: float = 0.0, observed: bool = False, **rows: Any,
 ) -> Look:  # fmt: skip
-    """A request on every node of the book; rows of the columns by name."""
+    """A request on every node of the book; rows of the columns by name, as just read."""
+    columns = columns_of(book, **rows)
+    for node, in_engine in enumerate((columns[k.RUNNING] + columns[k.WAITING]).tolist()):
+        b.read(book, node, in_engine)
     return look_at(
-        book, columns_of(book, **rows), model, prompt, output, session_node, session_tokens, coverage, now_s, observed,
+        book, columns, model, prompt, output, session_node, session_tokens, coverage, now_s, observed,
     )  # fmt: skip
 
 

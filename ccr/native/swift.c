@@ -23,7 +23,8 @@
 /* Rows, by the names and in the order they have in Python; `ROWS` tells them to the test that compares. */
 #define LOAD_ROWS(X)                                                                                                   \
     X(PENDING) X(PENDING_PREFILL_S) X(KV_GIB) X(REMAINING_TOKENS) X(ACTIVE_MODELS) X(PASS_S) X(CONTEXT_S)              \
-    X(WEIGHTS_GIB) X(BUDGET_GIB) X(SPEED) X(OVERHEAD_S) X(DONE_PER_S) X(BANDWIDTH) X(IN_BATCH)
+    X(WEIGHTS_GIB) X(BUDGET_GIB) X(SPEED) X(OVERHEAD_S) X(DONE_PER_S) X(BANDWIDTH) X(IN_BATCH)          \
+    X(OTHERS) X(ANSWERS)
 #define COST_ROWS(X)                                                                                                   \
     X(PREFILL_FIXED_S) X(PREFILL_FLOOR_S) X(PREFILL_TOKEN_S) X(PREFILL_SQUARE_S) X(DECODE_FIXED_S)                     \
     X(DECODE_SEQUENCE_S) X(DECODE_CONTEXT_S)
@@ -63,7 +64,8 @@ enum { FROM_PAIRS = TERMS, FROM_LOAD = FROM_PAIRS + PAIRS, FROM_COLUMNS = FROM_L
 enum { KAPPA, REJECT_COST, HOLD_SHARE, PRIORITY, SCALARS };
 
 static const double OVERDUE = 0.1, DONE_WINDOW_S = 10.0, SHARE_MEMORY = 300.0, LENGTH_MEMORY = 50.0,
-                    SPEED_WEIGHT = 0.05, MISS_S = 8.0, LEAST_S = 1e-3, SLO_FACTOR = 2.5, SLO_SLACK_S = 2.0, UNKNOWN = 1e6;
+                    SPEED_WEIGHT = 0.05, SPEED_PRIOR = 5.0, LOAD_WEIGHT = 0.25, SHORTEST_LOAD_S = 0.02,
+                    LONGEST_LOAD_S = 1800.0, MISS_S = 8.0, LEAST_S = 1e-3, SLO_FACTOR = 2.5, SLO_SLACK_S = 2.0, UNKNOWN = 1e6;
 
 static inline double larger(double a, double b) { return a > b ? a : b; }
 static inline double smaller(double a, double b) { return a < b ? a : b; }
@@ -233,14 +235,17 @@ static void refresh(Book *b, Py_ssize_t i)
                 copies++;
         }
     }
+    int gone = 0;
+    while (gone < copies && weights > row(b, L_BUDGET_GIB)[i])
+        weights -= b->weights_gib[order[gone++]];
     row(b, L_WEIGHTS_GIB)[i] = weights;
     double gib = 0.0, cost_s = 0.0;
-    for (int k = 0; k <= VICTIMS; k++) {
+    for (int k = 0; k <= VICTIMS; k++, gone++) {
         b->victim_gib[k * n + i] = gib;
         b->victim_cost_s[k * n + i] = cost_s;
-        if (k < copies) {
-            gib += b->weights_gib[order[k]];
-            cost_s += b->share[order[k]] * b->load_s[order[k] * n + i];
+        if (gone < copies) {
+            gib += b->weights_gib[order[gone]];
+            cost_s += b->share[order[gone]] * b->load_s[order[gone] * n + i];
         }
     }
     b->stale[i] = 0;
@@ -294,7 +299,7 @@ static PyObject *book_place(Book *b, PyObject *const *given, Py_ssize_t count)
         return NULL;
     Py_ssize_t at = m * n + i;
     bool was_cold = !b->resident[at];
-    double prefill_s = prefill_alone_s(b, m, i, prompt, was_cold ? 0.0 : cached);
+    double prefill_s = prefill_alone_s(b, m, i, prompt, was_cold ? 0.0 : cached), begun_s = 0.0, wait_s = 0.0;
     double before = row(b, L_IN_BATCH)[i];
     if (b->inflight[at] == 0) {
         row(b, L_ACTIVE_MODELS)[i] += 1.0;
@@ -302,8 +307,10 @@ static PyObject *book_place(Book *b, PyObject *const *given, Py_ssize_t count)
         b->stale[i] = 1;
         if (was_cold && !(b->loading_until_s[at] > now_s)) {
             double seconds = b->in_host[at] ? b->host_load_s[at] : b->load_s[at];
-            double until_s = larger(now_s, b->loads_until_s[i]) + seconds;
-            b->loading_until_s[at] = b->loads_until_s[i] = until_s;
+            wait_s = larger(b->loads_until_s[i] - now_s, 0.0);
+            b->loading_until_s[at] = b->loads_until_s[i] = now_s + wait_s + seconds;
+            if (!b->in_host[at])
+                begun_s = seconds;
         }
     }
     if (before == 0.0)
@@ -317,19 +324,18 @@ static PyObject *book_place(Book *b, PyObject *const *given, Py_ssize_t count)
     row(b, L_KV_GIB)[i] += b->kv_gib[m] * held;
     row(b, L_REMAINING_TOKENS)[i] += output;
     row(b, L_CONTEXT_S)[i] += price(b, C_DECODE_CONTEXT_S, m, i) * held;
-    return Py_BuildValue("(nnddddddOd)", m, i, prompt, output, prefill_s, round_s(b, i), before, unseen,
-                         was_cold ? Py_True : Py_False, now_s);
+    return Py_BuildValue("(nnddddddOddd)", m, i, prompt, output, prefill_s, round_s(b, i), before, unseen,
+                         was_cold ? Py_True : Py_False, now_s, begun_s, wait_s);
 }
 
 typedef struct {
     Py_ssize_t m, i;
-    double prompt, output, prefill_s, step_s;
-    bool was_cold;
+    double prompt, output, prefill_s, step_s, at_s, load_s, wait_s;
 } Placed;
 
 static int placed_of(const Book *b, PyObject *tuple, Placed *placed)
 {
-    if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != 10) {
+    if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != 12) {
         PyErr_SetString(PyExc_TypeError, "expected a Placed");
         return 0;
     }
@@ -339,8 +345,22 @@ static int placed_of(const Book *b, PyObject *tuple, Placed *placed)
     placed->output = number(PyTuple_GET_ITEM(tuple, 3));
     placed->prefill_s = number(PyTuple_GET_ITEM(tuple, 4));
     placed->step_s = number(PyTuple_GET_ITEM(tuple, 5));
-    placed->was_cold = PyObject_IsTrue(PyTuple_GET_ITEM(tuple, 8)) == 1;
+    placed->at_s = number(PyTuple_GET_ITEM(tuple, 9));
+    placed->load_s = number(PyTuple_GET_ITEM(tuple, 10));
+    placed->wait_s = number(PyTuple_GET_ITEM(tuple, 11));
     return !PyErr_Occurred() && is_inside(b, placed->m, placed->i);
+}
+
+/* ccr.book._learn_load */
+static void learn_load(Book *b, const Placed *p, double now_s)
+{
+    double seen_s = now_s - p->at_s - p->wait_s - row(b, L_SPEED)[p->i] * p->prefill_s;
+    double factor = pow(smaller(larger(seen_s / p->load_s, 0.2), 5.0), LOAD_WEIGHT);
+    double *of_model = b->load_s + p->m * b->n, *of_node = b->load_s + p->i;
+    for (Py_ssize_t k = 0; k < b->n; k++)
+        of_model[k] = smaller(larger(of_model[k] * factor, SHORTEST_LOAD_S), LONGEST_LOAD_S);
+    for (Py_ssize_t k = 0; k < b->M; k++)
+        of_node[k * b->n] = smaller(larger(of_node[k * b->n] * factor, SHORTEST_LOAD_S), LONGEST_LOAD_S);
 }
 
 /* ccr.book.first_token: placed, now */
@@ -364,6 +384,8 @@ static PyObject *book_first_token(Book *b, PyObject *const *given, Py_ssize_t co
     b->loading_until_s[at] = -INFINITY;
     if (row(b, L_PENDING)[p.i] < 0.5)
         row(b, L_PENDING_PREFILL_S)[p.i] = 0.0;
+    if (p.load_s > 0.0)
+        learn_load(b, &p, now_s);
     Py_RETURN_NONE;
 }
 
@@ -426,8 +448,12 @@ static PyObject *book_learn(Book *b, PyObject *const *given, Py_ssize_t count)
         if (b->inflight[p.m * b->n + i] == 0)
             with_it += price(b, C_DECODE_FIXED_S, p.m, i);
         double expected_s = larger(0.5 * (p.step_s + with_it), 1e-6);
-        double ratio = smaller(larger(token_s / expected_s, 0.2), 5.0);
-        row(b, L_SPEED)[i] += SPEED_WEIGHT * (ratio - row(b, L_SPEED)[i]);
+        double speed = row(b, L_SPEED)[i];
+        double ratio = larger(larger(token_s / expected_s, 0.5 * speed), 0.2);
+        ratio = smaller(smaller(ratio, 2.0 * speed), 5.0);
+        double weight = larger(1.0 / (row(b, L_ANSWERS)[i] + SPEED_PRIOR), SPEED_WEIGHT);
+        row(b, L_SPEED)[i] = speed + weight * (ratio - speed);
+        row(b, L_ANSWERS)[i] = smaller(row(b, L_ANSWERS)[i] + 1.0, 1.0 / SPEED_WEIGHT);
     }
     Py_RETURN_NONE;
 }
@@ -483,7 +509,8 @@ WIDE static void look_at(Book *b, const Asking *q, const double *columns, double
 
         /* Work before it, and its own. */
         double in_batch = LOAD_AT(IN_BATCH), waiting = columns[F_WAITING * n + i];
-        double busy = larger(in_batch, columns[F_RUNNING * n + i] + waiting), unseen = busy - in_batch, cached = 0.0;
+        double unseen = smaller(LOAD_AT(OTHERS), columns[F_RUNNING * n + i] + waiting), busy = in_batch + unseen;
+        double cached = 0.0;
         PAIR_AT(BUSY) = busy;
         PAIR_AT(UNSEEN) = unseen;
         if (i == q->session_node) {

@@ -12,7 +12,7 @@ class Book:
     def place(
         self, model: int, node: int, prompt_tokens: float, output_tokens: float, cached_tokens: float,
         unseen: float, now_s: float, /,
-    ) -> tuple[int, int, float, float, float, float, float, float, bool, float]: ...  # fmt: skip
+    ) -> tuple[int, int, float, float, float, float, float, float, bool, float, float, float]: ...  # fmt: skip
     def first_token(self, placed: Placed, now_s: float, /) -> None: ...
     def leave(self, placed: Placed, has_first_token: bool, now_s: float, /) -> None: ...
     def learn(

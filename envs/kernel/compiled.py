@@ -92,6 +92,7 @@ _COMPILED: tuple[Callable[..., Any], ...] = (
     *(ccr.timing.activation_bytes, ccr.timing.decode_s, ccr.timing.prefill_step_s),
     *(ccr.book.prefill_alone_s, ccr.book.round_s, ccr.book.asked_for, ccr.book.place, ccr.book.first_token),
     *(ccr.book.leave, ccr.book.learn, ccr.book.predictor_inputs, ccr.book._regress, ccr.book.report),
+    *(ccr.book._learn_load, ccr.book.read),
     *(ccr.book.loading, ccr.book.forget, ccr.book.refresh, ccr.book._round_with, ccr.book.count_arrival),
     *(ccr.look.look_at, ccr.look._on_curve, ccr.look._predict, ccr.cost.terms, ccr.cost.total),
     *(ccr.scoring.least_cost, ccr.scoring.least_work, ccr.scoring.fastest_drain, ccr.scoring.lowest_curve),

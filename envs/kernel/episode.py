@@ -100,7 +100,7 @@ NOW_S: Final = 0
 PREFER_AT_S: Final = 1
 
 # Columns of `Sim.placed`, see `ccr.book.Placed`. --------------------------------------------------------------------
-_PROMPT, _OUTPUT, _PREFILL_S, _STEP_S, _INFLIGHT, _UNSEEN, _AT_S = range(7)
+_PROMPT, _OUTPUT, _PREFILL_S, _STEP_S, _INFLIGHT, _UNSEEN, _AT_S, _LOAD_S, _WAIT_S = range(9)
 
 
 class Setting(NamedTuple):
@@ -161,7 +161,7 @@ class Sim(NamedTuple):
         status: outcome.
         cold: outcome.
         ended: requests that were answered or refused, in that order, shape ``(r,)``.
-        placed: numbers of :class:`ccr.book.Placed`, shape ``(r, 7)``.
+        placed: numbers of :class:`ccr.book.Placed`, shape ``(r, 9)``.
         placed_cold: whether the book had it cold, shape ``(r,)``.
     """
 
@@ -279,7 +279,7 @@ def make_sim(scenario: Scenario, arrivals: Arrivals, seed: int, *, observed: boo
         status=np.full(r, _FAILED, dtype=np.int64),
         cold=np.zeros(r, dtype=np.bool_),
         ended=np.zeros(r, dtype=np.int64),
-        placed=np.zeros((r, 7)),
+        placed=np.zeros((r, 9)),
         placed_cold=np.zeros(r, dtype=np.bool_),
     )  # fmt: skip
 
@@ -516,7 +516,7 @@ def _placed(sim: Sim, j: int) -> Placed:
     row = sim.placed[j]
     return Placed(
         int(sim.jobs.model[j]), int(sim.node[j]), row[_PROMPT], row[_OUTPUT], row[_PREFILL_S], row[_STEP_S],
-        row[_INFLIGHT], row[_UNSEEN], sim.placed_cold[j], row[_AT_S],
+        row[_INFLIGHT], row[_UNSEEN], sim.placed_cold[j], row[_AT_S], row[_LOAD_S], row[_WAIT_S],
     )  # fmt: skip
 
 
@@ -705,12 +705,8 @@ def act(sim: Sim, j: int, node: int) -> None:
     placed = dispatch(router, book, model, node, sim.jobs.prompt[j], sim.jobs.session[j], now_s)
     row = sim.placed[j]
     row[_PROMPT], row[_OUTPUT], row[_PREFILL_S] = placed.prompt_tokens, placed.output_tokens, placed.prefill_s
-    row[_STEP_S], row[_INFLIGHT], row[_UNSEEN], row[_AT_S] = (
-        placed.step_s,
-        placed.inflight,
-        placed.unseen,
-        now_s,
-    )
+    row[_STEP_S], row[_INFLIGHT], row[_UNSEEN] = placed.step_s, placed.inflight, placed.unseen
+    row[_AT_S], row[_LOAD_S], row[_WAIT_S] = now_s, placed.load_s, placed.wait_s
     sim.placed_cold[j] = placed.was_cold
     sim.node[j] = node
     router.seq[0] += 1

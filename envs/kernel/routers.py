@@ -240,6 +240,7 @@ def observe(
     for model in range(len(resident)):
         if loading[model]:
             books.loading(book, model, node, now_s)
+    books.read(book, node, reading[READ_RUNNING] + reading[READ_WAITING])
     refresh(router, now_s)
 
 
@@ -284,7 +285,7 @@ def dispatch(
         router.session_node[session] = node
         router.session_tokens[session] = prompt + output_tokens
     told = columns[RUNNING, node] + columns[WAITING, node]
-    unseen = max(told - book.load[books.IN_BATCH, node], 0.0)
+    unseen = min(book.load[books.OTHERS, node], told)
     return books.place(book, model, node, prompt, output_tokens, cached, unseen, now_s)
 
 

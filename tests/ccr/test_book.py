@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ccr import book as b
+from ccr import look as k
 from ccr.book import Book, Placed
-from tests.looks import MODELS, NODES, TOKENS, a_book, place
+from ccr.look import look_at
+from tests.looks import MODELS, NODES, TOKENS, a_book, columns_of, place
 
 
 @dataclass
@@ -136,7 +138,7 @@ TestInFlight = InFlight.TestCase
 
 
 def test_the_rows_are_as_many_as_their_meanings():
-    assert len(b.LOAD) == b.IN_BATCH + 1
+    assert len(b.LOAD) == b.ANSWERS + 1
 
 
 def test_what_a_dispatch_adds_is_its_own_work():
@@ -265,6 +267,7 @@ def victims(book, node=0):
 
 def test_victims_are_idle_models_least_recently_used_first():
     book = a_book(4, 1)
+    book.load[b.BUDGET_GIB] = 40.0
     book.resident[:, 0] = True
     book.share[:] = (0.4, 0.3, 0.2, 0.1)
     book.used_s[:, 0] = (30.0, 10.0, 20.0, 40.0)
@@ -275,8 +278,22 @@ def test_victims_are_idle_models_least_recently_used_first():
     assert cost_s == pytest.approx(np.cumsum([0.0, 0.3 * 6.0, 0.2 * 7.0, 0.4 * 5.0, 0.1 * 8.0]))
 
 
+def test_weights_that_what_comes_pushes_out_are_counted_no_more():
+    """Telemetry tells of an eviction late; until then the node would look too full for anything."""
+    book = a_book(3, 1)  # 6, 7 and 8 GiB on a card for 19
+    book.resident[:2, 0] = True
+    book.used_s[:, 0] = (10.0, 20.0, 0.0)
+
+    place(book, 2, now_s=30.0)
+
+    gib, _ = victims(book)
+    assert book.load[b.WEIGHTS_GIB, 0] == 7.0 + 8.0
+    assert gib == [0.0, 7.0, 7.0, 7.0, 7.0]
+
+
 def test_a_busy_model_is_no_victim_but_its_weights_count():
     book = a_book()
+    book.load[b.BUDGET_GIB] = 40.0
     book.resident[:, 0] = True
     place(book, 1)
 
@@ -298,6 +315,7 @@ def test_weights_on_their_way_for_a_request_take_room_already():
 @given(st.lists(st.floats(-100.0, 100.0), min_size=0, max_size=9), st.data())
 def test_of_many_idle_models_the_first_few_are_those_a_sort_would_give(used_s, data):
     book = a_book(len(used_s), 1)
+    book.load[b.BUDGET_GIB] = 200.0
     book.resident[:, 0] = True
     book.used_s[:, 0] = used_s
     book.inflight[:, 0] = data.draw(st.lists(st.integers(0, 1), min_size=len(used_s), max_size=len(used_s)))
@@ -440,7 +458,7 @@ def test_the_regression_recovers_a_linear_law():
     for _ in range(600):
         placed = Placed(
             0, 0, rng.uniform(10, 4000), 50.0, rng.uniform(0.01, 1.0), rng.uniform(0.01, 0.1), rng.integers(0, 20), 0.0,
-            False, 0.0,
+            False, 0.0, 0.0, 0.0,
         )  # fmt: skip
         x = b.predictor_inputs(placed)
         ttft_s = float(law @ x)
@@ -463,11 +481,74 @@ def test_the_regression_stays_finite_when_the_same_thing_happens_for_ever():
     assert book.weights[0] @ b.predictor_inputs(placed) == pytest.approx(0.3, rel=1e-3)
 
 
+def test_a_load_that_was_seen_is_expected_of_its_model_and_its_node():
+    book = a_book()  # loads of 5, 6 and 7 s
+    before = book.load_s.copy()
+    placed = place(book, 1, 2, now_s=10.0)
+
+    b.first_token(book, placed, 10.0 + 2.0 * 6.0 + placed.prefill_s)
+
+    factor = 2.0**0.25
+    np.testing.assert_allclose(book.load_s[1, [0, 1, 3]], factor * before[1, [0, 1, 3]])
+    np.testing.assert_allclose(book.load_s[[0, 2], 2], factor * before[[0, 2], 2])
+    assert book.load_s[1, 2] == pytest.approx(factor**2 * before[1, 2])
+    np.testing.assert_array_equal(book.load_s[0, [0, 1, 3]], before[0, [0, 1, 3]])
+
+
+def test_a_load_that_waited_for_another_is_not_taken_for_a_slow_one():
+    book = a_book()
+    first, second = place(book, 0, 0), place(book, 1, 0)
+
+    b.first_token(book, second, 5.0 + 6.0 + second.prefill_s)
+
+    assert (second.load_s, second.wait_s) == (6.0, 5.0)
+    np.testing.assert_allclose(book.load_s[:, 0], [5.0, 6.0, 7.0])
+    assert first.wait_s == 0.0
+
+
+@pytest.mark.parametrize("kind", ["in host memory", "resident", "under way"])
+def test_only_a_load_from_the_source_that_the_request_began_teaches(kind):
+    book = a_book()
+    book.in_host[0, 0], book.resident[0, 0] = kind == "in host memory", kind == "resident"
+    if kind == "under way":
+        place(book)
+
+    assert place(book).load_s == 0.0
+
+
+def test_what_others_sent_stands_until_telemetry_tells_again():
+    book = a_book()
+    place(book, 0, 0)
+
+    b.read(book, 0, 4.0)
+    place(book, 0, 0)
+
+    columns = columns_of(book, running=4.0)
+    seen = look_at(book, columns, 0, 100.0, 20.0, -1, 0.0, 1.0, 0.0, False)
+    assert seen.pairs[k.UNSEEN].tolist() == [3.0, 0.0, 0.0, 0.0]
+    assert seen.pairs[k.BUSY].tolist() == [5.0, 0.0, 0.0, 0.0]
+
+
+def test_the_first_answers_tell_most_of_a_nodes_speed():
+    book = a_book()
+    book.resident[:] = True
+    speeds = []
+    for _ in range(40):
+        placed = place(book)
+        b.leave(book, placed, False, 0.0)
+        expected_s = 0.5 * (placed.step_s + b._round_with(book, placed))
+        b.learn(book, placed, 0.1, 0.1 + 50 * 1.9 * expected_s, 51.0, 0.0, False)
+        speeds.append(book.load[b.SPEED, 0])
+
+    assert speeds[3] > 1.35
+    assert speeds[-1] == pytest.approx(1.9, abs=0.1)
+
+
 def test_a_new_incarnation_is_a_blank_page_at_the_same_prices():
     book = a_book()
     for model in range(MODELS):
         placed = place(book, model)
-        b.first_token(book, placed, 1.0)
+        b.first_token(book, placed._replace(load_s=0.0), 1.0)
     answered(book, observed=True)
     fresh = a_book()
 

@@ -41,7 +41,7 @@ def test_the_states_are_the_same_for_ever():
 def test_most_of_what_a_policy_can_do_is_tried():
     """Nodes of all places, refusing and holding."""
     willing = a_network()
-    willing.scalars[1:3] = 0.5, 0.97
+    willing.scalars[1:3] = 0.5, 1.1
     walk = canary.walk(willing)
     sizes = np.array([len(state.mask) for state in canary.states()])
 

@@ -23,7 +23,8 @@ from ccr.types import COLUMNS
 from tests.looks import LOOKS, MODELS, NODES, TOKENS, a_book, columns_of
 
 pytestmark = pytest.mark.skipif(
-    not native.IS_NATIVE and "CCR_CI" not in os.environ, reason="nothing is compiled here: `make setup` needs a C compiler"
+    not native.IS_NATIVE and "CCR_CI" not in os.environ,
+    reason="nothing is compiled here: `make setup` needs a C compiler",
 )
 
 THETAS = st.lists(st.floats(0.0, 30.0), min_size=8, max_size=8).map(np.array)
@@ -62,6 +63,7 @@ def live(accounts, book, events):
         elif what == "report":
             there = np.array([pick % (m + 2) == 0 for m in range(MODELS)])
             b.report(book, node, there, ~there)
+            b.read(book, node, float(pick % 9))
         elif what == "ask":
             accounts.asked_for(model)
         elif what == "look":
@@ -238,16 +240,16 @@ def test_what_does_not_fit_is_refused(call, error):
 def test_arrays_of_another_shape_or_type_are_refused():
     book, network = a_book(), a_network(0)
 
-    with pytest.raises(ValueError, match="load: expected 56 items of type d"):
+    with pytest.raises(ValueError, match="load: expected 64 items of type d"):
         swift.Book(*book._replace(load=book.load[:3]))
     with pytest.raises(ValueError, match="inflight"):
         swift.Book(*book._replace(inflight=book.inflight.astype(np.float64)))
     with pytest.raises(TypeError, match="23 arguments"):
         swift.Book(*book[:5])
-    with pytest.raises(ValueError, match="node: expected"):
+    with pytest.raises(ValueError, match="expected .* items"):
         swift.Network(*network._replace(node=np.zeros((2, HIDDEN))), *TABLE)
     with pytest.raises(ValueError, match="reads a row that does not exist"):
-        swift.Network(*network, np.full(36, 10_000), *TABLE[1:])
+        swift.Network(*network, np.full_like(TABLE[0], 10_000), *TABLE[1:])
 
 
 def test_the_arrays_outlive_whoever_made_them():
