@@ -322,8 +322,10 @@ def first_token(book: Book, placed: Placed, now_s: float) -> None:
 
 
 def _learn_load(book: Book, placed: Placed, now_s: float) -> None:
-    """A load was seen from its beginning to the first token after it: the model's loads everywhere and the node's of
-    every model are expected a little more like it."""
+    """A load was seen from its beginning to the first token after it.
+
+    The model's loads on every node, and the node's of every model, are expected a little more like it.
+    """
     seen_s = now_s - placed.at_s - placed.wait_s - book.load[SPEED, placed.node] * placed.prefill_s
     ratio = min(max(seen_s / placed.load_s, 0.2), 5.0)
     factor = ratio**_LOAD_WEIGHT

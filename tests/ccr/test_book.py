@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ccr import book as b
-from ccr import look as k
+from ccr import look as looks
 from ccr.book import Book, Placed
 from ccr.look import look_at
 from tests.looks import MODELS, NODES, TOKENS, a_book, columns_of, place
@@ -525,8 +525,8 @@ def test_what_others_sent_stands_until_telemetry_tells_again():
 
     columns = columns_of(book, running=4.0)
     seen = look_at(book, columns, 0, 100.0, 20.0, -1, 0.0, 1.0, 0.0, False)
-    assert seen.pairs[k.UNSEEN].tolist() == [3.0, 0.0, 0.0, 0.0]
-    assert seen.pairs[k.BUSY].tolist() == [5.0, 0.0, 0.0, 0.0]
+    assert seen.pairs[looks.UNSEEN].tolist() == [3.0, 0.0, 0.0, 0.0]
+    assert seen.pairs[looks.BUSY].tolist() == [5.0, 0.0, 0.0, 0.0]
 
 
 def test_the_first_answers_tell_most_of_a_nodes_speed():
