@@ -50,6 +50,23 @@ def test_less_severe_events_are_not_written(level, written):
     assert [event["level"] for event in events(stream)] == written.split()
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_line_is_written_whole(form):
+    """Other threads write to the same stream: between two writes there would be room for theirs."""
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            written.append(text)
+
+    written = []
+    log.configure(form, stream=Stream())
+
+    log.get("router").info("node.seen", node="a")
+
+    assert len(written) == 1
+    assert written[0].endswith("\n")
+
+
 def test_an_exception_stays_on_its_line():
     stream = io.StringIO()
     log.configure("json", stream=stream)
