@@ -28,6 +28,7 @@ from benchmarks.systems import (
 
 OPEN_RATE_PER_S = 500.0
 DECIDED_NODES = (8, 64)
+FED_NODES = 8
 DECIDED = ("learned", "least_cost", "article", "hot_cold")
 DECIDED_BESIDE = "hot_cold"
 """The policy that decisions are compared with: the heuristic that needs no look at every node."""
@@ -54,6 +55,11 @@ class Effort:
     def decisions(self) -> int:
         """That are timed for each policy and size of fleet, five times over."""
         return 800 * self.seconds
+
+    @property
+    def fed_rounds(self) -> int:
+        """Blocks of 200 requests told, and as many untold."""
+        return 12 * self.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +144,25 @@ def decide(place: Place, effort: Effort, systems: Sequence[str]) -> Iterator[Mea
         yield Measured(f"decide-{n}", what, DECIDED_BESIDE, "p50_us", compared_)
 
 
+def feedback(place: Place, effort: Effort, systems: Sequence[str]) -> Iterator[Measured]:  # noqa: ARG001 - as all measures
+    """A request between the wire and the core, told to the learner and not, in turn."""
+    what = f"one request among {FED_NODES} nodes between the wire and the core; told to the learner, and not"
+    repeats = (_fed(place, effort.fed_rounds) for _ in range(effort.repeats))
+    compared_ = tuple(compared(each, "untold", "p50_us") for each in repeats)
+    yield Measured("feedback", what, "untold", "p50_us", compared_)
+
+
 #: Every measure, in the order they run.
 MEASURES: Mapping[str, Measure] = MappingProxyType(
-    {"decide": decide, "route": route, "proxy": proxy, "latency": latency, "stream": stream, "start": start}
+    {
+        "decide": decide,
+        "feedback": feedback,
+        "route": route,
+        "proxy": proxy,
+        "latency": latency,
+        "stream": stream,
+        "start": start,
+    }
 )
 
 
@@ -225,6 +247,17 @@ def _decided(place: Place, nodes: int, decisions: int) -> dict[str, Sample]:
         raise BenchmarkError(f"ccr bench decide failed: {done.stderr.strip()[-500:]}")
     rows = json.loads(out.read_text())["rows"]
     return {row["policy"]: {"p50_us": row["p50_us"], "p99_us": row["p99_us"]} for row in rows}
+
+
+def _fed(place: Place, rounds: int) -> dict[str, Sample]:
+    command = ["-m", "benchmarks.feedback", "--nodes", str(FED_NODES), "--rounds", str(rounds), "--json"]
+    with on_core(place.cores.server):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"benchmarks.feedback failed: {done.stderr.strip()[-500:]}")
+    (row,) = json.loads(done.stdout)["rows"]
+    told = {"p50_us": row["told_us"], "added_us": row["added_us"], "record_us": row["record_us"]}
+    return {"untold": {"p50_us": row["untold_us"]}, "told": told}
 
 
 def _start(place: Place, ports: tuple[int, ...], system: System) -> Sample:

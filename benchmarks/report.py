@@ -38,7 +38,7 @@ _COLUMNS = {
     "first_p50_ms": "first p50 ms", "first_p99_ms": "first p99 ms",
     "added_first_p50_ms": "added first p50 ms", "added_first_p99_ms": "added first p99 ms",
     "chunk_p50_ms": "chunk p50 ms", "chunk_p99_ms": "chunk p99 ms", "chunks_per_s": "chunks/s",
-    "p50_us": "p50 us", "p99_us": "p99 us",
+    "p50_us": "p50 us", "p99_us": "p99 us", "added_us": "added us", "record_us": "thread us",
     "first_answer_s": "s", "cpu_us": "CPU us", "cpu_us_per_chunk": "CPU us/chunk", "server_busy": "busy", "core_idle": "idle", "generator_busy": "gen. busy",
     "rss_mb": "RSS MB", "pss_mb": "PSS MB", "failed": "failed",
 }  # fmt: skip
@@ -68,6 +68,7 @@ class Target:
 TARGETS = (
     Target("decide-8", "learned", "p99_us", False, 40.0),
     Target("decide-64", "learned", "p99_us", False, 100.0),
+    Target("feedback", "told", "added_us", False, 20.0),
     Target("route", "router", "rate_per_s", True, 20_000),
     Target("route", "router", "ratio", True, 0.15, beside="nginx"),
     Target("proxy", "router", "ratio", True, 0.08, beside="nginx"),
