@@ -5,19 +5,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Final, Protocol
 
-import numpy as np
-
-from ccr import canary, log, weights
+from ccr import log
 from ccr.errors import WeightsError
 from ccr.policies.learned import Learned
-from ccr.policies.least_cost import LeastCost
-from ccr.policies.network import blank
 from ccr.publication import NOTHING, Fence, Publication, PublicationError, check_blob, opened
 from router.publishing.memory import Memory
 from router.publishing.publisher import NAME
+from router.publishing.trial import tried
 from router.store.backoff import Backoff
 from router.store.store import Store, StoreError
 
@@ -25,8 +21,6 @@ INTERVAL_S: Final = 1.0
 STALE_AFTER_S: Final = 900.0
 #: How often a hint is looked for.
 _POLL_S: Final = 0.1
-LEAST_AGREEMENT: Final = 0.3
-"""With the heuristic, on the canary's states: the shipped weights have 0.47, chance 0.2, the opposite of them 0.15."""
 _REST_S: Final = 0.001
 _MAY_HEAL: Final = frozenset({"missing", "corrupt"})
 _log = log.get("publication")
@@ -159,7 +153,7 @@ class Follower:
         try:
             publication = opened(found[0], self._key)
             check_blob(publication, found[1])
-            self._take(publication, _sane(publication, found[1]))
+            self._take(publication, _tried(publication, found[1]))
         except WeightsError as error:
             self._refuse(found[0], error)
 
@@ -170,7 +164,7 @@ class Follower:
             if publication.fence != self.state.fence and data != self._refused:
                 self._check_order(publication)
                 blob = self._blob(publication)
-                self._take(publication, _sane(publication, blob))
+                self._take(publication, _tried(publication, blob))
                 self._remember(data, blob)
         except WeightsError as error:
             self._refuse(data, error)
@@ -225,25 +219,8 @@ class Follower:
             self._policies.take(self._taken, self.state.fence)
 
 
-def _sane(publication: Publication, data: bytes) -> Learned:
-    """The policy of the bytes.
-
-    Raises:
-        WeightsError: if they are none, or do what nobody would.
-    """
-    found, walk = weights.tried(data, f"published weights {publication.version}", _rest)
-    agreement = canary.agreement(walk, _heuristic())
-    if agreement < LEAST_AGREEMENT:
-        raise PublicationError(
-            "odd",
-            f"they agree with the heuristic on {agreement:.0%} of the canary's states, {LEAST_AGREEMENT:.0%} is the least",
-        )
-    return Learned(found.network, found.version)
-
-
-@cache
-def _heuristic() -> canary.Walk:
-    return canary.walk(blank(np.array(LeastCost().theta)), _rest)
+def _tried(publication: Publication, data: bytes) -> Learned:
+    return tried(data, f"published weights {publication.version}", _rest)
 
 
 def _rest() -> None:

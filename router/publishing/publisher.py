@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ccr import log, weights
+from ccr import log
 from ccr.errors import WeightsError
 from ccr.publication import KEPT, NOTHING, Fence, Publication, PublicationError, opened, signed
+from router.publishing.trial import tried
 from router.store.store import FencedError, Lease, Store
 
 #: The pointer, its lease and its hints.
@@ -70,7 +71,7 @@ class Publisher:
             FencedError: if another publisher is at work.
             StoreError: if the store cannot be reached, or takes nothing.
         """
-        name = weights.parse(data, "weights to publish").version
+        name = tried(data, "weights to publish").version
         lease = self.hold()
         before = self._store.pointer(NAME)
         current = self._known(before)

@@ -4,6 +4,10 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
+from ccr.cost import TERMS
+from ccr.policies.network import blank
 from ccr.weights import save
 from tests.weights import a_network, some_weights
 
@@ -34,3 +38,14 @@ class Told:
     @property
     def names(self):
         return [one if one is None else one[0] for one in self.said]
+
+
+def file_of(tmp_path, network):
+    save(some_weights(network, version="bad"), tmp_path / "bad.npz")
+    return (tmp_path / "bad.npz").read_bytes()
+
+
+def the_worst():
+    """A network that drowns the heuristic."""
+    net = blank(np.zeros(len(TERMS)), seed=4)
+    return net._replace(out=np.random.default_rng(4).normal(0.0, 3.0, net.out.shape))

@@ -8,8 +8,7 @@ import pytest
 import structlog.testing
 
 from ccr import weights
-from ccr.cost import TERMS
-from ccr.policies.network import Network, blank
+from ccr.policies.network import Network
 from ccr.publication import Publication, signed
 from router.publishing.follower import Follower
 from router.publishing.memory import Memory
@@ -17,8 +16,7 @@ from router.publishing.publisher import NAME, Publisher
 from router.store.backoff import Backoff
 from router.store.embedded import EmbeddedStore
 from router.store.store import StoreDownError
-from tests.router.publishing.publications import KEY, Told, weights_file
-from tests.weights import some_weights
+from tests.router.publishing.publications import KEY, Told, file_of, the_worst, weights_file
 
 
 class Bench:
@@ -404,17 +402,6 @@ def test_a_disk_that_remembers_nothing_is_told_about(tmp_path):
 
 
 # -- bad weights
-
-
-def file_of(tmp_path, network):
-    weights.save(some_weights(network, version="bad"), tmp_path / "bad.npz")
-    return (tmp_path / "bad.npz").read_bytes()
-
-
-def the_worst():
-    """A network that drowns the heuristic."""
-    net = blank(np.zeros(len(TERMS)), seed=4)
-    return net._replace(out=np.random.default_rng(4).normal(0.0, 3.0, net.out.shape))
 
 
 def tampered(tmp_path, number=None, **manifest):

@@ -8,13 +8,14 @@ import time
 import pytest
 
 from ccr.errors import WeightsError
+from ccr.policies.learned import SHIPPED
 from ccr.publication import KEPT, Fence, opened
 from router.demo.redis_server import RedisServer
 from router.publishing.publisher import NAME, Publisher
 from router.store.embedded import EmbeddedStore
 from router.store.store import FencedError
 from tests.redis import REDIS
-from tests.router.publishing.publications import KEY, weights_file
+from tests.router.publishing.publications import KEY, file_of, the_worst, weights_file
 
 
 class Wall:
@@ -67,6 +68,18 @@ def test_weights_that_no_replica_would_take_are_not_published(store):
         a_publisher(store).publish(b"junk")
 
     assert store.pointer(NAME) is None
+
+
+def test_weights_that_do_what_nobody_would_are_not_published(store, tmp_path):
+    with pytest.raises(WeightsError, match="agree with the heuristic"):
+        a_publisher(store).publish(file_of(tmp_path, the_worst()))
+
+    assert store.pointer(NAME) is None
+
+
+def test_the_shipped_weights_can_be_published(store):
+    """With them a learner begins: training must not bring any that replicas would refuse."""
+    assert a_publisher(store).publish(SHIPPED.read_bytes()).version == 1
 
 
 def test_while_one_publishes_another_may_not(store):
