@@ -101,6 +101,23 @@ static int has_arguments(Py_ssize_t given, Py_ssize_t wanted, const char *what)
     return 0;
 }
 
+/* Arrays are taken once; what was made without them can do nothing. */
+static int is_new(int held)
+{
+    if (!held)
+        return 1;
+    PyErr_SetString(PyExc_RuntimeError, "the arrays are held already: make another one");
+    return 0;
+}
+
+static int is_made(int held, int wanted)
+{
+    if (held == wanted)
+        return 1;
+    PyErr_SetString(PyExc_RuntimeError, "it was made without its arrays");
+    return 0;
+}
+
 /* Numbers out of arguments; the caller looks at PyErr_Occurred once for all of them. */
 static double number(PyObject *object) { return PyFloat_AsDouble(object); }
 
@@ -183,7 +200,7 @@ typedef struct {
 
 static int book_init(Book *self, PyObject *arguments, PyObject *named)
 {
-    if (!has_arguments(PyTuple_GET_SIZE(arguments), ALL_FIELDS, "Book") || self->held)
+    if (!is_new(self->held) || !has_arguments(PyTuple_GET_SIZE(arguments), ALL_FIELDS, "Book"))
         return -1;
     (void)named;
     Py_ssize_t n = PyObject_Length(PyTuple_GET_ITEM(arguments, 6)), M = PyObject_Length(PyTuple_GET_ITEM(arguments, 12));
@@ -558,7 +575,7 @@ WIDE static void look_at(Book *b, const Asking *q, const double *columns, double
 /* columns, model, prompt, output, session node, session tokens, coverage, now, out: load, pairs, asked one after another */
 static PyObject *book_look(Book *b, PyObject *const *given, Py_ssize_t count)
 {
-    if (!has_arguments(count, 9, "look"))
+    if (!is_made(b->held, KEPT_FIELDS) || !has_arguments(count, 9, "look"))
         return NULL;
     Asking q = {PyLong_AsSsize_t(given[1]), PyLong_AsSsize_t(given[4]), number(given[2]), number(given[3]),
                 number(given[5]), number(given[6]), number(given[7])};
@@ -703,7 +720,7 @@ typedef struct {
 
 static int network_init(Network *self, PyObject *arguments, PyObject *named)
 {
-    if (!has_arguments(PyTuple_GET_SIZE(arguments), NETWORK_ARRAYS + 1, "Network") || self->held)
+    if (!is_new(self->held) || !has_arguments(PyTuple_GET_SIZE(arguments), NETWORK_ARRAYS + 1, "Network"))
         return -1;
     (void)named;
     Py_ssize_t F = PyObject_Length(PyTuple_GET_ITEM(arguments, NETWORK_ARRAYS - 3));
@@ -853,7 +870,7 @@ static int has_room(Network *self, Py_ssize_t n)
 static PyObject *network_logits(Network *self, PyObject *const *given, Py_ssize_t count)
 {
     Look look;
-    if (!has_arguments(count, 3, "logits") || !look_of(given[0], &look))
+    if (!is_made(self->held, NETWORK_ARRAYS) || !has_arguments(count, 3, "logits") || !look_of(given[0], &look))
         return NULL;
     Py_buffer views[2];
     PyObject *done = NULL;

@@ -252,6 +252,19 @@ def test_arrays_of_another_shape_or_type_are_refused():
         swift.Network(*network, np.full_like(TABLE[0], 10_000), *TABLE[1:])
 
 
+def test_what_was_made_without_arrays_or_twice_is_an_error_and_no_crash():
+    book = swift.Book(*a_book())
+
+    with pytest.raises(RuntimeError, match="held already"):
+        book.__init__(*a_book())
+    with pytest.raises(RuntimeError, match="without its arrays"):
+        swift.Network.__new__(swift.Network).logits(None, None, None)
+    with pytest.raises(RuntimeError, match="without its arrays"):
+        swift.Book.__new__(swift.Book).look(*[None] * 9)
+    with pytest.raises(IndexError):
+        swift.Book.__new__(swift.Book).place(0, 0, 1.0, 1.0, 0.0, 0.0, 0.0)
+
+
 def test_the_arrays_outlive_whoever_made_them():
     book = a_book()
     compiled = swift.Book(*book)
