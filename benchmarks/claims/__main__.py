@@ -39,6 +39,8 @@ _NO_TRACES: Final = (
               help="Weights of another training seed; again for more.")  # fmt: skip
 @click.option("--decide", type=_FILE, help="What `ccr bench decide --nodes 8,64 --json` wrote.")
 @click.option("--real-time", type=_FILE, help="What `python -m benchmarks.contest --json` wrote.")
+@click.option("--played", type=_FILE,
+              help="A results.json of before: nothing is played, what --decide and --real-time tell is put in.")  # fmt: skip
 @click.option("--keep", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Directory that keeps heuristics retuned for one kind of day, a quarter of an hour's work.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one per core]")
@@ -46,10 +48,14 @@ _NO_TRACES: Final = (
               help="Directory.  [default: docs]")  # fmt: skip
 def main(
     weights: Path, days: int, traces: Path | None, seed_weights: tuple[Path, ...], decide: Path | None,
-    real_time: Path | None, keep: Path | None, workers: int | None, out: Path,
+    real_time: Path | None, played: Path | None, keep: Path | None, workers: int | None, out: Path,
 ) -> None:  # fmt: skip
     """Measure every claim and write results.json and results.md."""
     console = Console(stderr=True)
+    told = (*facts.decisions(decide), *facts.real_time(real_time))
+    if played is not None:
+        _write(_with(json.loads(played.read_text()), told), out, console)
+        return
     loaded = load(weights)
     others = {load(path).version: load(path).network for path in seed_weights}
     with tempfile.TemporaryDirectory(prefix="ccr-claims-") as folder, Cores(workers or 0) as cores:
@@ -59,6 +65,7 @@ def main(
         lines = (*TABLE, *(line for windows in found.windows for line in of_trace(windows)))
         rows: dict[str, Any] = {
             "regimes": comparisons.regimes(bench, field),
+            "headroom": comparisons.headroom(bench, field),
             "traces": comparisons.traces(bench, field, found.windows),
             "seeds": comparisons.seeds(bench, field, others),
             "sizes": facts.sizes(loaded, weights),
@@ -66,7 +73,7 @@ def main(
         claims = measured(bench, field, lines)
     claims += () if found.windows else _NO_TRACES
     claims += (facts.training(loaded), *comparisons.of_seeds(rows["seeds"]))
-    claims += (*facts.decisions(decide), *facts.real_time(real_time))
+    claims += told
     document: dict[str, Any] = {
         "facts": {
             "weights": f"weights {loaded.version}", "commit": commit(), "days": days, "left_out": found.left_out,
@@ -75,6 +82,18 @@ def main(
         "claims": [asdict(one) for one in claims],
         **rows,
     }  # fmt: skip
+    _write(document, out, console)
+
+
+def _with(document: dict[str, Any], told: tuple[Claim, ...]) -> dict[str, Any]:
+    """What was played, and what files tell now."""
+    fresh = {one.id: asdict(one) for one in told if one.met is not None}
+    document["claims"] = [fresh.get(one["id"], one) for one in document["claims"]]
+    return document
+
+
+def _write(document: dict[str, Any], out: Path, console: Console) -> None:
+    claims = [Claim(**one) for one in document["claims"]]
     (out / "results.json").write_text(json.dumps(document, indent=2) + "\n")
     (out / "results.md").write_text(page(document, claims))
     met = sum(one.met is True for one in claims)

@@ -9,7 +9,7 @@ from benchmarks.claims.days import Days, Drawn, Named, Windows
 from benchmarks.claims.play import CLOSE, Bench, Contender, tuned
 from benchmarks.claims.table import Bar
 from ccr.policies.network import Network
-from envs.evaluation.statistics import Ratio
+from envs.evaluation.statistics import Ratio, geometric
 from envs.randomised import REGIMES
 from envs.scenarios import SUITES
 
@@ -26,6 +26,25 @@ def regimes(bench: Bench, field: Field) -> list[Row]:
         {
             "days": days.words,
             **{who.name: _row(bench.ratio(days, field.learned, who, "cost")) for who in rivals},
+        }
+        for days in kinds
+    ]
+
+
+def headroom(bench: Bench, field: Field) -> list[Row]:
+    """The same days through one router instead of several: what sharing the ledger would give, and no policy without it."""
+    kinds = [Drawn(replicas, hidden=hidden) for hidden in (False, True) for replicas in (4, 8)]
+    alone = {hidden: Drawn(1, hidden=hidden) for hidden in (False, True)}
+    bench.play("one ledger", [(days, field.learned) for days in (*alone.values(), *kinds)])
+    return [
+        {
+            "days": days.words,
+            "one_ledger": _row(
+                geometric(
+                    bench.figures(alone[bool(days.hidden)], field.learned, "cost"),
+                    bench.figures(days, field.learned, "cost"),
+                )
+            ),
         }
         for days in kinds
     ]

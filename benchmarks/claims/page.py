@@ -8,6 +8,8 @@ from benchmarks.claims.play import CLOSE, tuned
 from benchmarks.claims.table import COST_ALONE
 
 _MET: Final = {True: "yes", False: "**no**", None: "not measured"}
+#: Claims about several routers, in the order of the rows of headroom.
+_SEVERAL: Final = ("unshared-4", "unshared-8", "hidden-4", "hidden-8")
 _VERDICTS: Final = {"better": "better", "worse": "**worse**", "tie": "tie", None: ""}
 
 
@@ -17,6 +19,7 @@ def page(document: Mapping[str, Any], claims: Sequence[Claim]) -> str:
         _head(document["facts"], claims),
         _claims(claims),
         _missed(claims),
+        _headroom(document["headroom"], claims),
         _regimes(document["regimes"]),
         _traces(document["traces"], document["facts"]["left_out"]),
         _seeds(document["seeds"]),
@@ -58,6 +61,22 @@ def _missed(claims: Sequence[Claim]) -> Iterable[str]:
         yield ""
         yield from (f"- `{one.id}`: {one.value:.3f} where {one.bar} was wanted." for one in missed)
         yield ""
+
+
+def _headroom(rows: Sequence[Mapping[str, Any]], claims: Sequence[Claim]) -> Iterable[str]:
+    bars = {one.id: one for one in claims}
+    yield "## How much several routers could gain at all"
+    yield ""
+    yield "Routers with ledgers of their own see each other's requests only by telemetry. The same policy on the same days through *one* router, which sees all of them,"
+    yield "is the least that any policy for several can cost; what is left between both is for a shared ledger, not for a network."
+    yield ""
+    yield "| days | pairs | cost through one router, of that through several | of weights tuned for exactly these days, by that much and by the network |"
+    yield "|---|---|---|---|"
+    for row, name in zip(rows, _SEVERAL, strict=False):
+        found, ours = row["one_ledger"], bars[name].value
+        both = "-" if ours is None else f"{ours * found['value']:.3f}"
+        yield f"| {row['days']} | {found['n']} | {_cell(found)} | {both} |"
+    yield ""
 
 
 def _regimes(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:

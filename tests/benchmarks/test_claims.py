@@ -1,11 +1,14 @@
 """A claim is met by its stated rule only, what was not measured says so, and traces give days that share no request."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.claims import comparisons, facts
+from benchmarks.claims.__main__ import main
 from benchmarks.claims.claims import Claim, Field, judged, measured
 from benchmarks.claims.days import Drawn, Named
 from benchmarks.claims.page import page
@@ -247,18 +250,42 @@ def test_the_page_says_what_is_met_what_is_missed_and_what_nobody_measured():
         Claim("a", "one", "<= 0.9", 0.8, 0.7, 0.9, 20, True),
         Claim("b", "two", "<= 0.9", 0.95, 0.9, 1.0, 20, False),
         Claim("c", "three", "<= 0.9"),
+        Claim("unshared-4", "four", "<= 0.93", 0.95, 0.9, 1.0, 20, False),
     ]
     cell = {"value": 0.9, "low": 0.8, "high": 1.1, "n": 20, "verdict": "tie"}
     document = {
         "facts": {"command": "x", "weights": "w", "commit": "c", "machine": "m", "days": 20, "left_out": {}},
         "regimes": [{"days": "steady", "least_cost": cell, COST_ALONE: cell}],
+        "headroom": [{"days": "four", "one_ledger": cell}],
         "traces": [], "seeds": [], "sizes": {"numbers": 4_000},
     }  # fmt: skip
 
     text = page(document, claims)
 
-    assert "1 of 3 bars are met, 1 were not measured." in text
+    assert "1 of 4 bars are met, 1 were not measured." in text
     assert "| a | one | <= 0.9 | 0.800 | [0.700, 0.900] | 20 | yes |" in text
     assert "- `b`: 0.950 where <= 0.9 was wanted." in text
     assert "| c | three | <= 0.9 | - | - | - | not measured |" in text
+    assert "| four | 20 | 0.900 [0.800, 1.100] | 0.855 |" in text
     assert "| steady | 20 | 0.900 [0.800, 1.100] | tie |" in text
+
+
+def test_what_was_played_is_kept_and_what_files_tell_is_put_in(tmp_path):
+    claims = [Claim("a", "one", "<= 0.9", 0.8, 0.7, 0.9, 20, True), *facts.decisions(None)]
+    cell = {"value": 0.9, "low": 0.8, "high": 1.1, "n": 20, "verdict": "tie"}
+    played = tmp_path / "played.json"
+    played.write_text(json.dumps({
+        "facts": {"command": "x", "weights": "w", "commit": "c", "machine": "m", "days": 20, "left_out": {}},
+        "claims": [asdict(one) for one in claims], "regimes": [{"days": "steady", "least_cost": cell, COST_ALONE: cell}],
+        "headroom": [], "traces": [], "seeds": [], "sizes": {},
+    }))  # fmt: skip
+    decide = tmp_path / "decide.json"
+    decide.write_text(json.dumps({"rows": [{"nodes": 8, "policy": "learned", "p50_us": 12, "p99_us": 21}]}))
+
+    done = CliRunner().invoke(
+        main, ["--played", str(played), "--decide", str(decide), "--out", str(tmp_path)]
+    )
+
+    assert done.exception is None
+    found = {one["id"]: one["value"] for one in json.loads((tmp_path / "results.json").read_text())["claims"]}
+    assert found == {"a": 0.8, "decide-8": 21, "decide-64": None}
