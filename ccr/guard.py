@@ -48,28 +48,40 @@ class BoundedLoad:
             one that takes what was drawn on nodes over their limit.
         """
         queues: list[float] = fleet.inflight.tolist()
+        ramps: list[float] = fleet.ramp.tolist()
         bound = self._bound(queues, mask)
-        # The usual case first: the busiest node would fit even at the smallest share.
-        if max(queues) + 1.0 <= max(bound * min(fleet.ramp.tolist()), 1.0):
+        # The usual cases first: the busiest node would fit even at the smallest share, or those that may be drawn do.
+        if max(queues) + 1.0 <= max(bound * min(ramps), 1.0):
             return probabilities, drawn
-        inflight, ramp = fleet.inflight, fleet.ramp
-        fits = inflight + 1.0 <= np.maximum(bound * ramp, 1.0)
-        over = (probabilities > 0.0) & ~fits
-        if not np.count_nonzero(over):
+        # In lists: of a few dozen nodes numpy takes longer to begin than these take to finish.
+        shares: list[float] = probabilities.tolist()
+        fits = [queue + 1.0 <= max(bound * ramp, 1.0) for queue, ramp in zip(queues, ramps, strict=True)]
+        over = [i for i, share in enumerate(shares) if share > 0.0 and not fits[i]]
+        if not over:
             return probabilities, drawn
-        within = mask & fits
-        if np.count_nonzero(within):
-            preferred = np.where(within, scores, -np.inf)
-            target = int(preferred.argmax())
-            if preferred[target] == -np.inf:  # the policy wants none of them
-                target = int(np.where(within, -fleet.inflight, -np.inf).argmax())
-        else:  # only possible while nodes ramp up: the least loaded for its share
-            target = int(np.where(mask, -fleet.inflight / fleet.ramp, -np.inf).argmax())
-        executed = np.where(over, 0.0, probabilities)
-        executed[target] += probabilities[over].sum()
-        return executed, target if over[drawn] else drawn
+        target = _instead(
+            scores.tolist(), [i for i, may in enumerate(mask.tolist()) if may], fits, queues, ramps
+        )
+        moved = sum(shares[i] for i in over)
+        for i in over:
+            shares[i] = 0.0
+        shares[target] += moved
+        return np.array(shares), target if drawn in over else drawn
 
     def _bound(self, queues: list[float], mask: Mask) -> float:
         may: list[bool] = mask.tolist()
         total = sum(compress(queues, may)) + 1.0
         return float(max(math.ceil(self.factor * total / may.count(True)), self.min_inflight))
+
+
+def _instead(
+    scores: list[float], eligible: list[int], fits: list[bool], queues: list[float], ramps: list[float]
+) -> int:
+    """The node that takes what was drawn on nodes over their limit: the policy's best of those that fit."""
+    within = [i for i in eligible if fits[i]]
+    if not within:  # only possible while nodes ramp up: the least loaded for its share
+        return min(eligible, key=lambda i: queues[i] / ramps[i])
+    target = max(within, key=scores.__getitem__)
+    if scores[target] == -math.inf:  # the policy wants none of them
+        return min(within, key=queues.__getitem__)
+    return target
