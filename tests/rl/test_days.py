@@ -16,6 +16,7 @@ from rl.days import Cores
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
+import signal
 import sys
 from pathlib import Path
 import rl.cli
@@ -25,6 +26,7 @@ def train(plan, directory, cores, progress):
     list(cores.map(stuck, [directory / "0", directory / "1"]))
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests may ignore it
     rl.cli.train = train
     rl.cli.simulator = lambda: None  # nothing is simulated
     rl.cli.command.main(sys.argv[1:])

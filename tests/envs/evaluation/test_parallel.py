@@ -93,6 +93,7 @@ def threads(scenario, policy, seed, options):
 
 
 PROGRAM = """
+import signal
 import os, sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,7 @@ def shown(label, total, console):
     yield lambda done, state: (HERE / f"kept-{len(list(HERE.glob('kept-*')))}").touch()
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests may ignore it
     cli.shown = shown
     cli.evaluate.main(sys.argv[1:], obj=an_engine(stuck))
 """
