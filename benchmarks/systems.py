@@ -89,10 +89,14 @@ def _router(place: Place, behind: Sequence[int]) -> Iterator[System]:
 def router_config(folder: Path, port: int, behind: Sequence[int]) -> dict[str, object]:
     """The router's config; JSON is YAML.
 
+    The policy is a heuristic: `/route` is measured with decisions that nobody ever reports on, and one that expects what it
+    sent to be still there would rightly refuse most of them. What the learned policy costs is measured by ``decide``.
+
     Differs from the defaults in what would measure something else: no line per request, as in nginx
     here, and room for the decisions that ``/route`` leaves open, which end after a second.
     """
     return {
+        "policy": {"name": "hot_cold"},
         "server": {"host": "127.0.0.1", "port": port},
         "admin": {"port": 0, "token_file": str(folder / "admin-token")},
         "nodes": [

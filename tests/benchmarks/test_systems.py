@@ -15,10 +15,11 @@ def test_the_routers_config_has_no_unknown_setting_and_every_node(tmp_path):
     assert settings.server.host == settings.admin.host == "127.0.0.1"
 
 
-def test_the_policy_measured_is_the_default_one(tmp_path):
+def test_the_policy_measured_is_a_heuristic_that_expects_nothing_of_what_it_sent(tmp_path):
+    """Decisions that nobody reports on would make any other refuse."""
     measured = parse(json.dumps(router_config(tmp_path, 9000, (9001,))).encode(), "measured")
 
-    assert measured.policy == parse(b"", "defaults").policy
+    assert measured.policy.name == "hot_cold"
 
 
 def test_a_prompt_has_the_length_it_says():
