@@ -32,7 +32,7 @@ def regimes(bench: Bench, field: Field) -> list[Row]:
 
 
 def headroom(bench: Bench, field: Field) -> list[Row]:
-    """The same days through one router instead of several: what sharing the ledger would give, and no policy without it."""
+    """The same days through one router instead of several: what sharing the ledger would give this policy."""
     kinds = [Drawn(replicas, hidden=hidden) for hidden in (False, True) for replicas in (4, 8)]
     alone = {hidden: Drawn(1, hidden=hidden) for hidden in (False, True)}
     bench.play("one ledger", [(days, field.learned) for days in (*alone.values(), *kinds)])

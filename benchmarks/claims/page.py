@@ -65,12 +65,12 @@ def _missed(claims: Sequence[Claim]) -> Iterable[str]:
 
 def _headroom(rows: Sequence[Mapping[str, Any]], claims: Sequence[Claim]) -> Iterable[str]:
     bars = {one.id: one for one in claims}
-    yield "## How much several routers could gain at all"
+    yield "## What seeing every request would give several routers"
     yield ""
     yield "Routers with ledgers of their own see each other's requests only by telemetry. The same policy on the same days through *one* router, which sees all of them,"
-    yield "is the least that any policy for several can cost; what is left between both is for a shared ledger, not for a network."
+    yield "costs what this policy would with a shared ledger. It is a yardstick and no bound: another policy may do better with or without one."
     yield ""
-    yield "| days | pairs | cost through one router, of that through several | of weights tuned for exactly these days, by that much and by the network |"
+    yield "| days | pairs | cost through one router, of that through several | that, of weights tuned for exactly these days |"
     yield "|---|---|---|---|"
     for row, name in zip(rows, _SEVERAL, strict=False):
         found, ours = row["one_ledger"], bars[name].value
