@@ -18,7 +18,7 @@ import click
 import numpy as np
 import uvloop
 
-from benchmarks.report import _commit
+from benchmarks.report import commit
 from ccr.cli import print_table
 from ccr.reward import slo_s
 from envs.scenario import Floats
@@ -195,7 +195,7 @@ def main(
     if json_to is not None:
         command = " ".join(["python -m benchmarks.contest", *sys.argv[1:]])
         json_to.write_text(
-            json.dumps({"command": command, "commit": _commit(), "rows": found}, indent=2) + "\n"
+            json.dumps({"command": command, "commit": commit(), "rows": found}, indent=2) + "\n"
         )
 
 

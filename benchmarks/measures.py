@@ -239,23 +239,25 @@ def _stream(place: Place, effort: Effort, system: System) -> Sample:
 
 def _decided(place: Place, nodes: int, decisions: int) -> dict[str, Sample]:
     out = place.folder / "decide.json"
-    command = ["-m", "ccr", "bench", "decide", "--nodes", str(nodes), "--policies", ",".join(DECIDED),
+    command = ["ccr", "bench", "decide", "--nodes", str(nodes), "--policies", ",".join(DECIDED),
                "--decisions", str(decisions), "--json", str(out)]  # fmt: skip
-    with on_core(place.cores.server):
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchmarkError(f"ccr bench decide failed: {done.stderr.strip()[-500:]}")
+    _said(place, command)
     rows = json.loads(out.read_text())["rows"]
     return {row["policy"]: {"p50_us": row["p50_us"], "p99_us": row["p99_us"]} for row in rows}
 
 
-def _fed(place: Place, rounds: int) -> dict[str, Sample]:
-    command = ["-m", "benchmarks.feedback", "--nodes", str(FED_NODES), "--rounds", str(rounds), "--json"]
+def _said(place: Place, command: Sequence[str]) -> str:
+    """What a module of ours printed that measures itself, on the core of the server."""
     with on_core(place.cores.server):
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BenchmarkError(f"benchmarks.feedback failed: {done.stderr.strip()[-500:]}")
-    (row,) = json.loads(done.stdout)["rows"]
+        raise BenchmarkError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+def _fed(place: Place, rounds: int) -> dict[str, Sample]:
+    command = ["benchmarks.feedback", "--nodes", str(FED_NODES), "--rounds", str(rounds), "--json"]
+    (row,) = json.loads(_said(place, command))["rows"]
     told = {"p50_us": row["told_us"], "added_us": row["added_us"], "record_us": row["record_us"]}
     return {"untold": {"p50_us": row["untold_us"]}, "told": told}
 

@@ -6,10 +6,9 @@ counts ``speed`` times, and :attr:`Run.late_p99_s` and a run at another speed sh
 """
 
 import asyncio
-import gc
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
@@ -26,6 +25,7 @@ from envs.life import Build
 from envs.node import EmulatedNode
 from envs.scenario import Arrivals, Floats, Scenario
 from router.app import Router
+from router.deciding import settled_memory
 from router.dispatch import Attempt
 from router.load import ChatClient
 from router.load_mix import Shot
@@ -73,7 +73,7 @@ async def in_real_time(scenario: Scenario, policy: str, seed: int, speed: float 
     """
     arrivals = scenario.arrivals(seed)
     async with AsyncExitStack() as stack:
-        stack.enter_context(_settled_memory())
+        stack.enter_context(settled_memory())
         nodes = await stack.enter_async_context(_nodes(scenario, seed, speed))
         serving = await stack.enter_async_context(_router(scenario, policy, seed, speed, nodes))
         clock = serving.router.dispatch.clock
@@ -98,17 +98,6 @@ def without_sessions(scenario_arrivals: Callable[[int], Arrivals]) -> Callable[[
         )
 
     return arrivals
-
-
-@contextmanager
-def _settled_memory() -> Iterator[None]:
-    """What was there before is not looked through again while the clock runs, as in the process of a router."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 @dataclass(slots=True)

@@ -82,7 +82,7 @@ def origin(place: Place, seed: int, arguments: Sequence[str]) -> dict[str, Any]:
     """Where the numbers come from: without it a benchmark is a rumour."""
     return {
         "command": " ".join(["python -m benchmarks.bench", *arguments]),
-        "commit": _commit(),
+        "commit": commit(),
         "seed": seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {
@@ -221,12 +221,13 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the code that is measured, with ``+changes`` if it was changed since; ``none`` outside a checkout."""
     folder = Path(__file__).parent
-    commit = _run(["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"])
-    if not commit:
+    found = _run(["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"])
+    if not found:
         return "none"
-    return commit + ("+changes" if _run(["git", "-C", str(folder), "status", "--porcelain"]) else "")
+    return found + ("+changes" if _run(["git", "-C", str(folder), "status", "--porcelain"]) else "")
 
 
 def _run(command: Sequence[str]) -> str:

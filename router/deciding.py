@@ -97,7 +97,7 @@ def timed(policy: str, nodes: int, decisions: int, seed: int = 1) -> list[float]
     stage = Stage(nodes, seed)
     engine = Engine(POLICIES[policy](), POLICIES["hot_cold"]())
     seconds = []
-    with _settled():
+    with settled_memory():
         for k in range(decisions + decisions // 10):
             if k % 500 == 0:
                 stage.tell()
@@ -171,7 +171,7 @@ def decide(nodes: Sequence[int], policies: str, decisions: int, json_to: Path | 
 
 
 @contextmanager
-def _settled() -> Iterator[None]:
+def settled_memory() -> Iterator[None]:
     """What was there before is not looked through again, as in a router that serves."""
     gc.collect()
     gc.freeze()
