@@ -20,7 +20,6 @@ import click
 from ccr.settings import Settings
 from ccr.types import NodeSpec, Outcome, Reading
 from router.app import Router
-from router.auth import ANYONE
 from router.dispatch import Times
 from router.feedback.feeder import Feeder
 from router.feedback.make import Maker
@@ -46,7 +45,7 @@ class Stage:
         router = Router(Settings(), "", clock=lambda: self.now_s, seed=1)
         self.dispatch = router.dispatch
         self.feeder = Feeder(store, Maker(lambda moment_s: time.time() + moment_s, penalty_s=30.0))
-        self.tenant = ANYONE
+        self.tenant = router.dispatch.keys.anyone
         self.open: list[Any] = []
         specs = [NodeSpec(f"n{i}", f"http://10.0.0.{i}:1", models=frozenset(MODELS), loads_on_demand=True,
                           gpu_total_gib=24.0) for i in range(nodes)]  # fmt: skip

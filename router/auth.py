@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from ccr.settings import KeySettings
 from router.refusals import Refusal
@@ -30,17 +31,18 @@ class Tenant:
         return "*" in self.models or model in self.models
 
 
-ANYONE = Tenant(name="", models=frozenset({"*"}))
-
-
 class Keys:
     """The configured API keys; with none configured anyone may do anything.
 
     Args:
         settings: the keys, hashed.
+
+    Attributes:
+        anyone: who asks where no keys are configured.
     """
 
     def __init__(self, settings: Sequence[KeySettings]) -> None:
+        self.anyone: Final = Tenant(name="", models=frozenset({"*"}))
         self._tenants = {
             key.hash.removeprefix("sha256:"): Tenant(key.name, frozenset(key.models), key.max_inflight)
             for key in settings
@@ -65,7 +67,7 @@ class Keys:
             Refusal: 401 if a key is needed and missing or unknown.
         """
         if not self._tenants:
-            return ANYONE
+            return self.anyone
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not given:
             given = headers.get(b"x-api-key", b"")

@@ -10,7 +10,6 @@ from itertools import count
 
 import pytest
 
-from router.auth import ANYONE
 from router.upstream import UpstreamError
 from router.watchdog import Interrupt
 from tests.router.fake_node import SILENT, STREAM, FakeNode, Reply
@@ -272,7 +271,7 @@ async def test_cancelled_at_any_step_a_request_has_one_outcome_and_leaves_nothin
             assert sum(router.outcomes().values()) == steps, where
             assert router.router.dispatch.ledger.in_flight == 0, where
             assert [state.inflight for state in router.router.fleet.states] == [0, 0], where
-            assert ANYONE.inflight == 0, where
+            assert router.router.dispatch.keys.anyone.inflight == 0, where
             assert upstream.opened == upstream.closed, where
             assert len(router.router.watchdog) == 0, where
             if not in_time:
@@ -335,7 +334,7 @@ async def chaos(seed, clients):
         refused = sum(stats.refusals.values())
         assert sum(outcomes.values()) == stats.attempts - stats.retries + refused
         assert {"ok", "client_closed"} <= set(outcomes)
-        assert ANYONE.inflight == 0
+        assert router.router.dispatch.keys.anyone.inflight == 0
         return outcomes
 
 
