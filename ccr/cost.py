@@ -73,6 +73,17 @@ def terms(look: Look) -> Floats:
     return out
 
 
+def latency_s(parts: Floats) -> Floats:
+    """When the request itself is expected to be answered, shape ``(n,)``: :func:`total` under :data:`SELFISH`.
+
+    Args:
+        parts: of :func:`terms`.
+    """
+    first = np.maximum(parts[LOAD], parts[BACKLOG])
+    seconds: Floats = first + parts[PREFILL] + parts[DECODE] + parts[KV]
+    return seconds
+
+
 def total(parts: Floats, theta: Floats) -> Floats:
     """The weighted sum, shape ``(n,)``; loads and prefill of others run side by side, so the longer of the two counts.
 

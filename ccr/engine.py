@@ -107,7 +107,7 @@ def _to_a_node(
     best = max(compress(values, mask.tolist()))
     if look is None or (reject <= best and hold <= best):
         return scores[:n]
-    refuses = reject > best and may_be_refused and may_reject(look)
+    refuses = reject > best and may_be_refused and may_reject(look, mask)
     if hold > best and not (refuses and reject >= hold) and may_hold(look, mask, held_s):
         raise HeldError(HOLD_S)
     if refuses:

@@ -198,7 +198,7 @@ def _actions(look: Look | None, mask: Mask, policy: Policy, priority: int) -> tu
     found = policy.logits(look, mask)[-EXTRA:]
     found[REJECT] -= PRIORITY_LOGIT * priority
     _, added = residual(node_features(look), request_features(look), mask, policy.network)
-    allowed = {"refuse": may_reject(look), "hold": may_hold(look, mask, 0.0)}
+    allowed = {"refuse": may_reject(look, mask), "hold": may_hold(look, mask, 0.0)}
     return tuple(
         ActionAccount(
             action=action, logit=float(found[i]), residual=float(added[i]), is_allowed=allowed[action]

@@ -24,6 +24,7 @@ MORE_MODELS: Final = (*MODELS, *(f"{name}@{version}" for version in (3, 4, 5) fo
 )))  # fmt: skip
 _PROMPTS: Final = (1 / 10, 8.0)
 _OUTPUTS: Final = (1 / 10, 3.0)
+_BRIEF: Final = ((1 / 20, 1 / 2), (1 / 30, 1 / 3))
 _LONGEST_PROMPT: Final = 16_384
 _FASTEST: Final = 4.0
 _PREFILL_SHARE: Final = 0.27
@@ -51,6 +52,7 @@ class Regime(NamedTuple):
         is_prefill_heavy: whether prompts are long and answers short.
         is_crowded: whether there are more models than places for them, each about as popular as the next.
         is_closed: whether clients wait for an answer before they ask again; the rate is what they would reach without waiting.
+        is_brief: whether prompts and answers are much shorter than usual, as of classifiers.
     """
 
     weight: float
@@ -58,6 +60,7 @@ class Regime(NamedTuple):
     is_prefill_heavy: bool = False
     is_crowded: bool = False
     is_closed: bool = False
+    is_brief: bool = False
 
 
 #: An A10 that keeps its models serves about 1.8 requests per second of the default mix, and 0.9 with long prompts.
@@ -70,6 +73,7 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
         "saturated": Regime(1.0, (3.5, 4.5)),
         "prefill-heavy": Regime(1.0, (0.4, 1.1), is_prefill_heavy=True),
         "crowded": Regime(1.0, (0.3, 1.2), is_crowded=True),
+        "brief": Regime(1.0, (0.3, 1.2), is_crowded=True, is_brief=True),
         "clients": Regime(1.0, (1.0, 3.0), is_crowded=True, is_closed=True),
     }
 )
@@ -123,7 +127,7 @@ def randomised(
     most = max(min(nodes[1], _CROWDED_NODES), nodes[0]) if level.is_crowded else nodes[1]
     count = int(rng.integers(nodes[0], most + 1))
     models = _models(rng, count, is_crowded=level.is_crowded)
-    prompts, outputs = (1.0, 1.0) if level.is_prefill_heavy else _lengths(rng)
+    prompts, outputs = (1.0, 1.0) if level.is_prefill_heavy else _lengths(rng, level)
     # The same work at one end, the same number of requests at the other.
     work = _PREFILL_SHARE * prompts + (1.0 - _PREFILL_SHARE) * outputs
     rate = float(min(work ** -rng.uniform(0.0, 1.0), _FASTEST) * rng.uniform(*level.rate))
@@ -206,10 +210,11 @@ def _models(rng: np.random.Generator, nodes: int, *, is_crowded: bool) -> tuple[
     return tuple(str(model) for model in rng.permutation(known)[: rng.integers(fewest, most + 1)])
 
 
-def _lengths(rng: np.random.Generator) -> tuple[float, float]:
-    """How much longer prompts and answers are than usual, every second day."""
-    prompts, outputs = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (_PROMPTS, _OUTPUTS))
-    return (prompts, outputs) if rng.random() < 0.5 else (1.0, 1.0)
+def _lengths(rng: np.random.Generator, regime: Regime) -> tuple[float, float]:
+    """How much longer prompts and answers are than usual: every second day as usual, unless all of them are brief."""
+    ranges = _BRIEF if regime.is_brief else (_PROMPTS, _OUTPUTS)
+    prompts, outputs = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in ranges)
+    return (prompts, outputs) if regime.is_brief or rng.random() < 0.5 else (1.0, 1.0)
 
 
 def _stretched(workload: Workload, prompts: float, outputs: float) -> Workload:

@@ -14,7 +14,7 @@ from envs.traces.reader import Wishes
 from envs.traces.trace import Trace, read
 from envs.work import nodes_for
 
-MOST: Final = 24
+MOST: Final = 72
 _LONGEST_S: Final = 300.0
 _SHORTEST_S: Final = 60.0
 _LEAST_REQUESTS: Final = 50

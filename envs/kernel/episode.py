@@ -759,7 +759,7 @@ def choose(sim: Sim, j: int, by: Any) -> int:
             if mask[i]:
                 best = max(best, scores[i])
         reject, hold_on = every[n], every[n + 1]
-        refuses = reject > best and may_reject(seen)
+        refuses = reject > best and may_reject(seen, mask)
         waits = hold_on > best and may_hold(seen, mask, sim.clock[NOW_S] - sim.due_s[j])
         if waits and not (refuses and reject >= hold_on):
             return WAIT

@@ -257,7 +257,7 @@ def _ask(play: Play, nodes: Features, request: Features, mask: NDArray[np.int8])
     for f in range(len(asked)):
         request[f] = min(max(asked[f], -BOUND), BOUND)
     places = len(mask) - 2
-    mask[places] = 1 if may_reject(look) else 0
+    mask[places] = 1 if may_reject(look, may) else 0
     mask[places + 1] = 1 if may_hold(look, may, sim.clock[NOW_S] - sim.due_s[j]) else 0
 
 

@@ -159,7 +159,8 @@ def test_a_fleet_of_whole_answers_that_only_decodes_is_not_saturated():
     sent = Sent()
     backlog_s = sum(sent.send().placed.prefill_s for _ in range(8))
 
-    saturated = [may_reject(sent.look(now_s)) for now_s in (0.0, backlog_s + 0.1)]
+    looks = [sent.look(now_s) for now_s in (0.0, backlog_s + 0.1)]
+    saturated = [may_reject(seen, np.ones(seen.pairs.shape[1], bool)) for seen in looks]
 
     assert saturated == [True, False]
 

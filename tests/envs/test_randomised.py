@@ -1,5 +1,6 @@
 """Drawn scenarios are equal for equal seeds, and cover what was asked for."""
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,3 +69,13 @@ def test_a_level_of_load_that_is_asked_for_changes_nothing_else():
     assert [scenario.name for scenario in (one, other)] == ["random-low-7", "random-saturated-7"]
     assert (one.nodes, list(one.models), one.replicas) == (other.nodes, list(other.models), other.replicas)
     assert len(other.arrivals(1).t) > 2 * len(one.arrivals(1).t)
+
+
+def test_brief_requests_are_brief_and_many_models_share_the_nodes():
+    for seed in range(5):
+        scenario = randomised(seed, regime="brief")
+        arrivals = scenario.arrivals(1)
+
+        assert np.median(arrivals.output_tokens) < 60
+        assert np.median(arrivals.prompt_tokens) < 400
+        assert len(scenario.models) >= 2 * len(scenario.nodes)
