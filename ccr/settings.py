@@ -425,7 +425,10 @@ class SidecarSettings(Section):
     """`POST /route`: the caller reaches the node itself."""
 
     lease_s: Seconds = Field(
-        120.0, gt=0.0, description="A decision without feedback ends after this, with outcome `expired`."
+        120.0,
+        gt=0.0,
+        description="A decision without feedback ends after this, with outcome `expired`; where most callers never report, "
+        "as soon as it was expected to be over.",
     )
     secret: SecretStr | None = Field(
         None,

@@ -9,13 +9,14 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from ccr import log
+from ccr import cost, log
 from ccr.types import Outcome
 from router.call import Scope, header_map
 from router.dispatch import Attempt, Dispatch, Times
 from router.refusals import Refusal
 from router.routes.body import Limits, Send, answer, answer_json, read_body
 from router.routes.direct import Door
+from router.routes.hearing import Hearing
 from router.turn import JSON_HEADERS, Headers, Reply
 from router.watchdog import Interrupt, Receive, Watchdog, accept_cancellation
 
@@ -123,6 +124,9 @@ class Sidecar:
         signer: of decision tokens.
         limits: of body and headers.
         lease_s: time a decision waits for its feedback.
+
+    Attributes:
+        hearing: whether feedback comes at all.
     """
 
     def __init__(
@@ -133,6 +137,7 @@ class Sidecar:
         self._signer = signer
         self._limits = limits
         self._lease_s = lease_s
+        self.hearing = Hearing(lease_s)
         self._open: OrderedDict[str, Attempt] = OrderedDict()
         self._reported: OrderedDict[str, None] = OrderedDict()
 
@@ -180,27 +185,27 @@ class Sidecar:
         await answer_json(send, _ENCODE({"result": result}))
 
     def expire(self, now_s: float, most: int = 1000) -> None:
-        """End the decisions whose feedback never came; all leases last equally long, so the oldest are first.
+        """End the decisions whose feedback never came; at any moment all leases last equally long, so the oldest are first.
 
         Args:
             now_s: the moment.
             most: to end now; each decision ends two as well, so that they do not pile up for one long turn.
         """
-        due_s = now_s - self._lease_s
+        due_s = now_s - self.hearing.lease_s
         while self._open and most:
             most -= 1
             attempt = next(iter(self._open.values()))
             if attempt.since_s > due_s:
                 return
             self._open.popitem(last=False)
-            self._finish(attempt.request.id, attempt, Outcome.EXPIRED, None)
+            self._finish(attempt, Outcome.EXPIRED, None)
 
     def abort_all(self) -> int:
         """End every open decision because the process goes away; returns how many there were."""
         ended = len(self._open)
         while self._open:
-            decision_id, attempt = self._open.popitem()
-            self._finish(decision_id, attempt, Outcome.ABORTED_DRAIN, None)
+            _, attempt = self._open.popitem()
+            self._finish(attempt, Outcome.ABORTED_DRAIN, None)
         return ended
 
     def _decide(
@@ -225,6 +230,7 @@ class Sidecar:
         attempt.forget_headers()
         attempt.is_reported = True
         self._open[request_id] = attempt
+        self._expect(attempt)
         decision, node_id = attempt.decision, attempt.decision.node_id
         token = DecisionToken(request_id, node_id, attempt.since_s, attempt.epoch, decision.propensity)
         return RouteAnswer(
@@ -241,8 +247,10 @@ class Sidecar:
         attempt = self._open.get(token.decision_id)
         if attempt is None:
             # Of what was decided here, what is neither open nor reported has expired: that need not be remembered.
-            longest_s = self._lease_s if self._dispatch.is_own(token.decision_id) else LATEST_S
-            if now_s - token.at_s >= longest_s:
+            if self._dispatch.is_own(token.decision_id):
+                self._remember(token.decision_id)
+                return "late"
+            if now_s - token.at_s >= LATEST_S:
                 return "late"
             raise Refusal(
                 403, "unknown_decision", "no such decision is open in this replica", param="decision_token"
@@ -258,16 +266,18 @@ class Sidecar:
                     param=name,
                 )
         del self._open[token.decision_id]
-        self._finish(token.decision_id, attempt, Outcome(body.status), body)
+        self._remember(token.decision_id)
+        self._finish(attempt, Outcome(body.status), body)
         return "recorded"
 
-    def _finish(
-        self, decision_id: str, attempt: Attempt, outcome: Outcome, body: FeedbackBody | None
-    ) -> None:
-        if outcome is not Outcome.EXPIRED:
-            self._reported[decision_id] = None
-            if len(self._reported) > REMEMBERED:
-                self._reported.popitem(last=False)
+    def _remember(self, decision_id: str) -> None:
+        """It was reported."""
+        self.hearing.heard()
+        self._reported[decision_id] = None
+        if len(self._reported) > REMEMBERED:
+            self._reported.popitem(last=False)
+
+    def _finish(self, attempt: Attempt, outcome: Outcome, body: FeedbackBody | None) -> None:
         queue_s, total_s = attempt.since_s - attempt.arrived_s, self._dispatch.clock() - attempt.arrived_s
         if body is None:
             times = Times(queue_s, total_s)
@@ -283,6 +293,13 @@ class Sidecar:
         attempt.end(outcome)
         attempt.close()
         self._dispatch.ended(attempt, outcome, 200, times)
+
+    def _expect(self, attempt: Attempt) -> None:
+        """Tell now and then how long a decision should take; policies that do not look at expectations tell nothing."""
+        look = attempt.decision.look
+        if look is not None and self.hearing.wants:
+            self.hearing.expect(cost.latency_s(cost.terms(look)).item(attempt.decision.index))
+        self.hearing.decided(attempt.request.id, attempt.since_s, self._open)
 
     def _seconds(self, milliseconds: float) -> float:
         """Of the router's clock; the caller measures by the wall."""

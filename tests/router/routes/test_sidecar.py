@@ -9,6 +9,7 @@ from ccr.settings import KeySettings, Settings, SidecarSettings
 from ccr.types import NodeSpec, Outcome
 from router.app import Router
 from router.auth import new_key
+from router.routes.hearing import Hearing
 from router.routes.sidecar import LATEST_S, SLACK_S, DecisionToken, Signer
 
 KEY, HASH = new_key()
@@ -306,3 +307,67 @@ def test_a_token_with_any_bit_changed_is_not_read(token, data):
 @given(st.text() | st.binary().map(bytes.hex))
 def test_no_text_is_a_token(text):
     assert Signer(b"secret").read(text) is None
+
+
+async def asked(callers, count, *, every_s=0.05, reports=False):
+    """So many decisions, one after the other; how many were refused."""
+    refused, open_tokens = 0, []
+    for _ in range(count):
+        callers.now_s += every_s
+        status, answer = await callers.route({"model": "llama", "prompt_tokens": 400, "output_tokens": 100})
+        callers.router.sidecar.expire(callers.now_s)
+        refused += status == 429
+        if status == 200:
+            open_tokens.append((callers.now_s, answer["decision_token"]))
+        while reports and open_tokens and open_tokens[0][0] <= callers.now_s - 4.0:
+            assert (await callers.feedback(open_tokens.pop(0)[1]))[0] == 200
+    return refused
+
+
+async def test_callers_that_never_report_are_not_refused_for_what_nobody_ended(callers):
+    """Two nodes take 20 requests a second of which none is reported: their leases alone would be 2,400 requests in flight."""
+    refused = [await asked(callers, 400) for _ in range(5)]
+
+    assert callers.router.sidecar.hearing.is_silent
+    assert refused[-1] < refused[0]
+    assert callers.in_flight < 300
+
+
+async def test_leases_that_run_their_time_would_saturate_the_fleet_of_silent_callers(callers, monkeypatch):
+    """The same without listening: what the test above would miss."""
+    monkeypatch.setattr(Hearing, "missed", lambda _: None)
+
+    for _ in range(5):
+        refused = await asked(callers, 400)
+
+    assert not callers.router.sidecar.hearing.is_silent
+    assert refused > 300 or callers.in_flight > 1000
+
+
+async def test_a_slow_report_in_time_keeps_the_lease(callers):
+    await asked(callers, 400, reports=True)
+
+    assert callers.router.sidecar.hearing.share == 1.0
+    assert callers.router.sidecar.hearing.lease_s == 120.0
+
+
+async def test_callers_that_begin_to_report_get_their_leases_back(callers):
+    await asked(callers, 1000)
+    assert callers.router.sidecar.hearing.lease_s < 30.0
+
+    await asked(callers, 400, reports=True)
+
+    assert callers.router.sidecar.hearing.lease_s == 120.0
+
+
+async def test_saying_it_again_late_is_not_heard_twice(callers):
+    _, decision = await callers.route()
+    callers.now_s += 120.0
+    callers.router.sidecar.expire(callers.now_s)
+    hearing = callers.router.sidecar.hearing
+    hearing.share = 0.2
+
+    results = [(await callers.feedback(decision["decision_token"]))[1]["result"] for _ in range(3)]
+
+    assert results == ["late", "duplicate", "duplicate"]
+    assert hearing.share == pytest.approx(0.216)
