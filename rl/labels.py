@@ -23,6 +23,8 @@ HORIZON_S: Final = 30.0
 """Arrivals after the decision that still count: with 12 s the tail got worse."""
 WORST: Final = 15.0
 """Regret beyond this, in units of :func:`ccr.reward.cost`, is an accident of an overloaded future and not the decision's."""
+LEAST_COST: Final = 0.7
+"""Of an average request, where regret is measured in it: of days on which nearly nothing goes wrong, single loads would count most."""
 _AT_S: Final = 6
 _Entry = TypeVar("_Entry", bound=np.generic)
 
@@ -91,7 +93,7 @@ def label(task: tuple[Day, Network, int]) -> Labelled:
     rng = np.random.default_rng([day.seed, 0x1ABE1])
     chosen = set(rng.choice(asked, min(wanted, len(asked)), replace=False).tolist())
     episode_cost = float(np.nanmean(over.play.cost)) if np.isfinite(over.play.cost).any() else 1.0
-    return _second_time(seats, day, (node, at_s, by_time), chosen, max(episode_cost, 0.2))
+    return _second_time(seats, day, (node, at_s, by_time), chosen, max(episode_cost, LEAST_COST))
 
 
 def _second_time(
