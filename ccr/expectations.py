@@ -14,10 +14,12 @@ from typing import Final
 import numpy as np
 
 from ccr import book as books
+from ccr import shared
 from ccr.accounts import accounts_of
 from ccr.book import Book, Flags, Floats, Placed
 from ccr.look import LOAD_S, LOAD_WAIT_S, RESIDENT, RUNNING, WAITING, Look
 from ccr.prices import PriceList
+from ccr.shared import Part
 from ccr.types import Fleet, NodeSpec, Request
 
 Facts = tuple[str, float, float]
@@ -159,12 +161,33 @@ class Expectations:
     def forget(self, node: int) -> None:
         """The node is a new incarnation."""
         books.forget(self.book, node)
+        shared.left(self.entered, node)
         for adapter in self._adapters.values():
             adapter.ready[node] = False
 
+    # What other routers placed
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Ids of the models of the book, in the order of its rows; the same object until there is another."""
+        return self._row_ids
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Ids of the nodes, in the order of its columns; likewise."""
+        return self._column_ids
+
+    def part(self, sent_per_s: Floats, now_s: float) -> Part:
+        """What this router has placed, of requests it sent at this rate, shape ``(n,)``."""
+        return shared.part_of(self.book, self.entered, sent_per_s, now_s)
+
+    def enter(self, others: Part, now_s: float) -> None:
+        """This is what other routers have placed, by the rows and columns of this book."""
+        shared.enter(self.book, self.entered, others, now_s)
+
     def replace(self, specs: Sequence[NodeSpec]) -> None:
         """The fleet changed; nodes that stay as they were keep what is known of them."""
-        old, stated_s = self.book, self._stated_load_s
+        old, stated_s, entered = self.book, self._stated_load_s, self.entered
         was = {spec.id: (n, spec) for n, spec in enumerate(self._specs)}
         self._specs = tuple(specs)
         self._columns = {spec.id: n for n, spec in enumerate(self._specs)}
@@ -177,6 +200,7 @@ class Expectations:
         ]
         for before_n, n in stayed:
             self._copy_node(old, stated_s, before_n, n)
+            shared.move(entered, before_n, self.entered, n)
         for model, adapter in self._adapters.items():
             self._adapters[model] = fresh = self._adapter(model, adapter.stated_s)
             for before_n, n in stayed:
@@ -184,6 +208,9 @@ class Expectations:
 
     def _keep(self, book: Book) -> None:
         self.book = book
+        self.entered = shared.none_entered(len(self._facts), len(self._specs))
+        self._row_ids = tuple(model for model, _, _ in self._facts)
+        self._column_ids = tuple(spec.id for spec in self._specs)
         self._stated_load_s = book.load_s.copy()
         self._accounts = accounts_of(book)
 
@@ -243,11 +270,12 @@ class Expectations:
 
     def _reprice(self) -> None:
         """The same book with the prices of the facts as they are now."""
-        old, stated_s = self.book, self._stated_load_s
+        old, stated_s, entered = self.book, self._stated_load_s, self.entered
         self._keep(self._prices.book(self._facts, self._specs))
         self._keep_models(old)
         for n in range(len(self._specs)):
             self._copy_node(old, stated_s, n, n)
+            shared.move(entered, n, self.entered, n)
 
     def _keep_models(self, old: Book) -> None:
         known = len(old.share)

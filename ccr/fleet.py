@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ccr import columns as seen
+from ccr import shared
 from ccr.book import Placed
 from ccr.expectations import Expectations, Facts
 from ccr.first_tokens import Awaited, Unheard, expected_after_s, presume
 from ccr.look import Look
 from ccr.outlier import Health, OutlierRules, Phase
 from ccr.prices import PriceList
+from ccr.shared import IN_FLIGHT, Part
 from ccr.types import COLUMNS, UNKNOWN, Column, Fleet, Mask, NodeSpec, Outcome, Reading, Request
 
 _ROWS = tuple(COLUMNS)
@@ -51,13 +53,16 @@ class NodeState:
     """One incarnation of a node: what leases hold on to.
 
     It outlives its place in the fleet: a release after the node left lands here, and nowhere else, so
-    a node that returns under the same name starts from its own zero.
+    a node that returns under the same name starts from its own zero. What other routers that share their ledger have
+    in flight there (``elsewhere``, ``elsewhere_models``) is apart from what this one's leases count.
     """
 
     __slots__ = (
         "backoff_until_s",
         "boot_id",
         "draining",
+        "elsewhere",
+        "elsewhere_models",
         "health",
         "index",
         "inflight",
@@ -81,6 +86,8 @@ class NodeState:
         self.index = -1
         self.inflight = 0
         self.inflight_by_model: dict[str, int] = {}
+        self.elsewhere = 0
+        self.elsewhere_models: frozenset[str] = frozenset()
         self.reported: frozenset[str] = frozenset() if spec.loads_on_demand else spec.models
         self.loading: frozenset[str] = frozenset()
         self.load_s: dict[str, float] = {}
@@ -100,9 +107,9 @@ class NodeState:
     @property
     def loaded(self) -> frozenset[str]:
         """Models reported resident, or in flight here: a node with one in flight has it or is loading it."""
-        if self.inflight_by_model.keys() <= self.reported:
+        if self.inflight_by_model.keys() <= self.reported and self.elsewhere_models <= self.reported:
             return self.reported
-        return self.reported | self.inflight_by_model.keys()
+        return self.reported | self.inflight_by_model.keys() | self.elsewhere_models
 
 
 class LiveFleet:
@@ -220,6 +227,41 @@ class LiveFleet:
             here = placed._replace(node=state.index)
             self.expected.learn(here, ttft_s, total_s, float(output_tokens), now_s)
 
+    # What other routers placed
+
+    def part(self, now_s: float) -> Part:
+        """What this router has placed, by the rows and columns of its book; it keeps one from now on."""
+        expected = self.expected or self.expect(now_s)
+        return expected.part(self.sent_per_s(now_s), now_s)
+
+    def sent_per_s(self, now_s: float) -> Column:
+        """Requests that this router sent per second, decayed, shape ``(len(self),)``."""
+        rate, at_s = self._seen[seen.QPS], self._seen[seen.DISPATCHED_S]
+        if self.expected is None:
+            own: Column = rate * np.exp(-np.maximum(now_s - at_s, 0.0) / self.rules.qps_window_s)
+            return own
+        entered = self.expected.entered
+        others, entered_s = entered.part.sent_per_s, entered.at_s.item(0)
+        return shared.own_rate(rate, at_s, others, entered_s, now_s, self.rules.qps_window_s)
+
+    def enter(self, others: Part, now_s: float) -> None:
+        """This is what other routers have placed, by the rows and columns of this router's book."""
+        expected = self.expected or self.expect(now_s)
+        rate = self.sent_per_s(now_s) + others.sent_per_s
+        expected.enter(others, now_s)
+        rows, counts, rates = expected.rows, others.load[IN_FLIGHT].tolist(), rate.tolist()
+        for i, state in enumerate(self.states):
+            state.elsewhere = int(counts[i])
+            state.qps, state.last_dispatch_s = rates[i], now_s
+            there = np.flatnonzero(others.inflight[:, i]) if counts[i] else ()
+            models = frozenset(rows[k] for k in there)
+            if models != state.elsewhere_models:
+                state.elsewhere_models = models
+                self._residency(state)
+            self._columns[_INFLIGHT, i] = state.inflight + state.elsewhere
+        self._columns[_QPS] = self._seen[seen.QPS] = rate
+        self._seen[seen.DISPATCHED_S] = now_s
+
     # Membership
 
     def replace(self, specs: Iterable[NodeSpec], now_s: float) -> tuple[list[str], list[str]]:
@@ -291,7 +333,7 @@ class LiveFleet:
         state.qps = state.qps * math.exp(-max(now_s - state.last_dispatch_s, 0.0) / window_s) + 1.0 / window_s
         state.last_dispatch_s = now_s
         if state.index >= 0:
-            self._columns[_INFLIGHT, state.index] = state.inflight
+            self._columns[_INFLIGHT, state.index] = state.inflight + state.elsewhere
             self._columns[_QPS, state.index] = state.qps
             self._seen[seen.QPS, state.index] = state.qps
             self._seen[seen.DISPATCHED_S, state.index] = now_s
@@ -313,7 +355,7 @@ class LiveFleet:
         else:
             del state.inflight_by_model[model]
         if state.index >= 0:
-            self._columns[_INFLIGHT, state.index] = state.inflight
+            self._columns[_INFLIGHT, state.index] = state.inflight + state.elsewhere
             if not here and model not in state.reported:
                 self._residency(state)
             if was_probe:
@@ -399,7 +441,7 @@ class LiveFleet:
         self._loaded = [state.loaded for state in states]
         for i, state in enumerate(states):
             state.index = i
-            self._columns[_INFLIGHT, i] = state.inflight
+            self._columns[_INFLIGHT, i] = state.inflight + state.elsewhere
             self._columns[_LATENCY, i] = state.latency_s
         self._view = Fleet(
             [state.spec for state in states], self._columns, self._available, self._loaded, self._why, now_s,

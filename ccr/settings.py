@@ -561,6 +561,32 @@ class PublicationSettings(Section):
     )
 
 
+class LedgerSettings(Section):
+    """What routers tell each other of the requests they have in flight (docs/shared-ledger.md); only where there is `store.redis_url`."""
+
+    shared: bool = Field(
+        True, description="Whether this router tells the others, and takes in what they tell."
+    )
+    interval_s: Seconds = Field(
+        0.1,
+        gt=0.0,
+        le=10.0,
+        description="Time between two exchanges; on the wall, as all times of this section.",
+    )
+    expires_s: Seconds = Field(
+        2.0, gt=0.0, le=60.0, description="What a router told, and does not tell again, is dropped after so long; at least "
+        "four intervals.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _outlives_a_few_turns(self) -> Self:
+        if self.expires_s < 4.0 * self.interval_s:
+            raise ValueError(
+                f"`expires` must be at least four intervals, {4.0 * self.interval_s:g}s; give more, or a shorter `interval`"
+            )
+        return self
+
+
 class Settings(BaseSettings):
     """The whole config."""
 
@@ -590,6 +616,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     publication: PublicationSettings = PublicationSettings()
+    ledger: LedgerSettings = LedgerSettings()
 
     @classmethod
     def settings_customise_sources(

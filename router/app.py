@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,8 @@ from typing import Self
 from fastapi import FastAPI
 
 from ccr import log
-from ccr.expectations import Expectations, Facts
-from ccr.fleet import FleetRules, LiveFleet
 from ccr.policy import Policy
-from ccr.prices import PriceList, gpu_of
+from ccr.prices import gpu_of
 from ccr.publication import Fence
 from ccr.settings import Settings, UpstreamSettings
 from ccr.timing import GPUS
@@ -43,6 +41,8 @@ from router.request_log import RequestLog
 from router.routes.body import Limits
 from router.routes.proxied import Proxied
 from router.routes.sidecar import Sidecar, Signer
+from router.sharing.fleet import Across, Shared, SharedFleet
+from router.sharing.sharer import Sharer
 from router.stats import Stats
 from router.store.opened import opened
 from router.upstream import AiohttpUpstream, Upstream
@@ -64,33 +64,6 @@ class Readiness:
 
     draining: bool = False
     discovered: bool = False
-
-
-class SharedFleet(LiveFleet):
-    """The fleet as one of several routers sees it, none of which knows what the others send.
-
-    Args:
-        rules: constants.
-        replicas: routers that share the traffic, this one included.
-        now_s: the moment.
-        prices: what models cost on nodes.
-    """
-
-    def __init__(self, rules: FleetRules, replicas: int, now_s: float, prices: PriceList) -> None:
-        self._coverage = 1.0 / replicas
-        super().__init__(rules, now_s=now_s, prices=prices)
-
-    def expect(
-        self,
-        now_s: float,
-        *,
-        coverage: float | None = None,
-        observed: bool = False,
-        facts: Sequence[Facts] = (),
-    ) -> Expectations:
-        """As of any live fleet, with this router's share of the traffic unless another is given."""
-        share = self._coverage if coverage is None else coverage
-        return super().expect(now_s, coverage=share, observed=observed, facts=facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +119,13 @@ class Router:
         self.store = opened(settings.store)
         self.feeder: Feeder | None = None
         self.follower: Follower | None = None
+        self.sharer: Sharer | None = None
         self.stats = Stats()
         self.policies = PolicySwitch(settings)
         self.fleet = SharedFleet(
-            settings.fleet_rules(), settings.server.replicas, now_s=now_s(), prices=settings.prices()
-        )
+            settings.fleet_rules(), settings.server.replicas, now_s(), settings.prices(),
+            self._clock.from_the_wall_s(settings.ledger.expires_s),
+        )  # fmt: skip
         self._unpriced: set[str] = set()
         self.request_log = RequestLog(enabled=settings.log.requests, form=settings.log.format)
         self.dispatch = Dispatch(
@@ -174,7 +149,7 @@ class Router:
         self._limits = limits
         self.recordings = Recordings(now_s, self._record, lambda: self.dispatch.ledger.in_flight)
         self.control = Control(
-            self.dispatch, Exposition(self._view), settings, self.is_ready, self.recordings
+            self.dispatch, Exposition(self._view), settings, self.is_ready, self.recordings, self.shared
         )
         self.admin: FastAPI = admin_app(self.control, admin_token)
         self.proxied: Proxied
@@ -187,6 +162,15 @@ class Router:
         if not self.readiness.discovered:
             return False, "the nodes are not known yet"
         return True, ""
+
+    def shared(self) -> Shared | None:
+        """How it stands with the ledgers of other routers; ``None`` if this one does not share."""
+        fleet, sharer = self.fleet, self.sharer
+        if sharer is None:
+            return None
+        age_s = None if fleet.heard_s is None else self._clock.now_s() - fleet.heard_s
+        elsewhere = {state.spec.id: state.elsewhere for state in fleet.states}
+        return Shared(fleet.peers, age_s, fleet.coverage, elsewhere, dict(sharer.counts.refused))
 
     async def __aenter__(self) -> Self:
         settings = self.settings
@@ -201,6 +185,7 @@ class Router:
         self._stack.push_async_callback(self._poller.close)
         self._feed()
         self._follow()
+        self._share()
         gate = BatchGate(settings.batching, self.policies, self.stats, self._clock)
         self.proxied = Proxied(
             self.dispatch, upstream, self.watchdog, gate, self._limits, _node_keys(settings)
@@ -222,6 +207,8 @@ class Router:
     ) -> None:
         if self.follower is not None:
             await asyncio.to_thread(self.follower.stop)
+        if self.sharer is not None:
+            await asyncio.to_thread(self.sharer.stop)
         await self._stack.aclose()
         await self.recordings.stop()
         if self.feeder is not None:
@@ -288,6 +275,21 @@ class Router:
         )
         self.follower.start()
 
+    def _share(self) -> None:
+        """Begin to exchange what is in flight with other routers, if there is a server between them."""
+        settings, key = self.settings.ledger, self.settings.publication.key
+        if self.store is None or self.settings.store.redis_url is None or not settings.shared:
+            return
+        self.fleet.expect(self._clock.now_s())  # before the first request: what is told is read off the book
+        self.sharer = Sharer(
+            self.store,
+            Across(asyncio.get_running_loop(), self.fleet, self._clock.now_s),
+            b"" if key is None else key.get_secret_value().encode(),
+            settings.interval_s,
+            settings.expires_s,
+        )
+        self.sharer.start()
+
     def _record(self, recorder: Recorder | None) -> None:
         """Tell this recorder of requests, or none."""
         self.dispatch.recorder = recorder
@@ -324,6 +326,8 @@ class Router:
 
     def _sweep(self, now_s: float) -> None:
         self.sidecar.expire(now_s)
+        if self.fleet.expire(now_s):
+            _log.warning("ledger.alone", coverage=self.fleet.coverage)
         self.recordings.tick(now_s)
         self.request_log.flush()
 
@@ -339,6 +343,8 @@ class Router:
             None if self.feeder is None else self.feeder.counts(),
             None if self.follower is None else self.follower.state,
             0.0 if self.follower is None else self.follower.age_s(),
+            self.shared(),
+            self.fleet.coverage,
         )
 
     async def _background(self, work: object) -> None:

@@ -5,6 +5,7 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -113,11 +114,14 @@ def status(config_path: Path | None, admin_url: str | None, *, as_json: bool) ->
         return
     ready = "ready" if found["ready"] else f"not ready: {found['why_not_ready']}"
     click.echo(f"policy {found['policy']['name']}, {found['in_flight']} in flight, {ready}")
+    if ledger := found["ledger"]:
+        click.echo(_ledger_line(ledger))
     columns = [
         "id",
         "address",
         "available",
         "inflight",
+        "elsewhere",
         "qps",
         "latency_s",
         "gpu_free_gib",
@@ -126,6 +130,12 @@ def status(config_path: Path | None, admin_url: str | None, *, as_json: bool) ->
         "why",
     ]
     print_table(found["nodes"], columns, as_json=False)
+
+
+def _ledger_line(ledger: Mapping[str, Any]) -> str:
+    if ledger["age_s"] is None:
+        return f"ledger not shared at present: other routers are not heard, coverage {ledger['coverage']:g}"
+    return f"ledger shared with {ledger['peers']} other router(s), heard {ledger['age_s']:.2f} s ago"
 
 
 @click.command()

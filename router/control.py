@@ -23,6 +23,7 @@ from router.recording.recordings import BusyError, Plan, Recordings
 from router.recording.writer import RecordingError
 from router.refusals import Refusal
 from router.routes.sidecar import FeedbackBody, RouteAnswer, RouteBody
+from router.sharing.fleet import Shared
 
 PROXIED = {
     "/v1/chat/completions": "OpenAI chat completions, streamed or whole.",
@@ -69,6 +70,7 @@ class Control:
         settings: as in force.
         is_ready: what ``/readyz`` says.
         recordings: of traces.
+        shared: how it stands with the ledgers of other routers.
     """
 
     def __init__(
@@ -78,12 +80,14 @@ class Control:
         settings: Settings,
         is_ready: Callable[[], tuple[bool, str]],
         recordings: Recordings,
+        shared: Callable[[], Shared | None] = lambda: None,
     ) -> None:
         self.dispatch = dispatch
         self.exposition = exposition
         self.settings = settings
         self.is_ready = is_ready
         self.recordings = recordings
+        self.shared = shared
 
     def plan(self, body: RecordBody) -> Plan:
         """A recording as an operator wants it, within what the config allows."""
@@ -112,13 +116,15 @@ class Control:
             "panic": dispatch.fleet.panic,
             "guard_overrides": dispatch.stats.guard_overrides,
             "retries": dispatch.stats.retries,
+            "ledger": _of_ledger(self.shared()),
             "nodes": [
                 {
                     "id": node.id,
                     "address": node.address,
                     "available": node.available,
                     "why": node.why_unavailable,
-                    "inflight": int(node.inflight),
+                    "inflight": state.inflight,
+                    "elsewhere": state.elsewhere,
                     "qps": round(node.qps, 2),
                     "latency_s": round(node.latency_s, 4),
                     "loaded_models": sorted(node.loaded_models),
@@ -288,6 +294,14 @@ def admin_app(control: Control, token: str) -> FastAPI:
     app.include_router(routes)
     app.add_api_route("/metrics", _metrics(control), summary="Prometheus metrics.", tags=["health"])
     return app
+
+
+def _of_ledger(shared: Shared | None) -> dict[str, Any] | None:
+    """For :meth:`Control.status`; ``None`` where the ledger is not shared."""
+    if shared is None:
+        return None
+    age_s = None if shared.age_s is None else round(shared.age_s, 3)
+    return {"peers": shared.peers, "age_s": age_s, "coverage": round(shared.coverage, 4)}
 
 
 def _forgotten(request_id: str, dispatch: Dispatch) -> str:

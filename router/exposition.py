@@ -1,5 +1,6 @@
 """The metrics: one function each, in one table; computed from what the router counts when somebody asks."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,6 +21,7 @@ from router.dispatch import Dispatch
 from router.feedback.feeder import Counts as Fed
 from router.publishing.follower import Followed
 from router.recording.recorder import Counts
+from router.sharing.fleet import Shared
 from router.stats import ByModel, Histogram
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,6 +41,8 @@ class View:
     fed: Fed | None = None
     followed: Followed | None = None
     weights_age_s: float = 0.0
+    shared: Shared | None = None
+    coverage: float = 1.0
 
 
 Function = Callable[[View], Metric]
@@ -194,12 +198,13 @@ def batched_requests_total(view: View) -> Metric:
 
 def inflight_requests(view: View) -> Metric:
     """Requests in flight by this router's ledger, per node."""
-    return _per_node("ccr_inflight_requests", inflight_requests, view, view.fleet.inflight)
+    own = [state.inflight for state in view.dispatch.fleet.states]
+    return _per_node("ccr_inflight_requests", inflight_requests, view, own)
 
 
 def node_qps(view: View) -> Metric:
-    """Requests per second sent to the node, decayed over 5 s (the founding article's name)."""
-    return _per_node("ccr_node_qps", node_qps, view, view.fleet.qps)
+    """Requests per second this router sent to the node, decayed over 5 s (the founding article's name)."""
+    return _per_node("ccr_node_qps", node_qps, view, view.dispatch.fleet.sent_per_s(view.now_s))
 
 
 def node_available(view: View) -> Metric:
@@ -381,6 +386,37 @@ def weights_refused_total(view: View) -> Metric:
     return _counter("ccr_weights_refused", weights_refused_total, "reason", refused.items())
 
 
+def ledger_peers(view: View) -> Metric:
+    """Other routers whose requests in flight this one counts; 0 also while the ledger is not shared."""
+    peers = 0 if view.shared is None else view.shared.peers
+    return GaugeMetricFamily("ccr_ledger_peers", ledger_peers.__doc__ or "", value=peers)
+
+
+def ledger_age_seconds(view: View) -> Metric:
+    """Time since other routers' requests were counted last; NaN while they are not."""
+    age_s = None if view.shared is None else view.shared.age_s
+    value = math.nan if age_s is None else age_s
+    return GaugeMetricFamily("ccr_ledger_age_seconds", ledger_age_seconds.__doc__ or "", value=value)
+
+
+def ledger_coverage(view: View) -> Metric:
+    """Share of the traffic this router knows of: 1 while the ledger is shared, else 1 over `server.replicas`."""
+    return GaugeMetricFamily("ccr_ledger_coverage_ratio", ledger_coverage.__doc__ or "", value=view.coverage)
+
+
+def ledger_elsewhere(view: View) -> Metric:
+    """Requests in flight by the ledgers of other routers, per node."""
+    there = {} if view.shared is None else view.shared.elsewhere
+    counts = [float(there.get(spec.id, 0)) for spec in view.fleet.specs]
+    return _per_node("ccr_ledger_elsewhere_requests", ledger_elsewhere, view, counts)
+
+
+def ledger_refused_total(view: View) -> Metric:
+    """What other routers told and this one did not believe, by reason."""
+    refused = {} if view.shared is None else view.shared.refused
+    return _counter("ccr_ledger_refused", ledger_refused_total, "reason", refused.items())
+
+
 def store_up(view: View) -> Metric:
     """1 while the store answers, or none is configured; requests do not depend on it."""
     return GaugeMetricFamily("ccr_store_up", store_up.__doc__ or "", value=float(view.store_is_up))
@@ -409,6 +445,7 @@ METRICS: Final[tuple[Function, ...]] = (
     record_rows_total, record_dropped_total, record_bytes, record_segments_deleted_total, record_failures_total,
     feedback_taken_total, feedback_recovered_total, feedback_stored_total, feedback_dropped_total, feedback_waiting, feedback_spooled,
     weights_version, weights_epoch, weights_age_seconds, weights_stale, weights_refused_total,
+    ledger_peers, ledger_age_seconds, ledger_coverage, ledger_elsewhere, ledger_refused_total,
     store_up, ready, build_info,
 )  # fmt: skip
 

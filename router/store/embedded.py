@@ -273,6 +273,12 @@ class EmbeddedStore:
                     found[path.name] = raw[_EXPIRY.size :]
         return found
 
+    def drop(self, family: str, key: str) -> None:
+        """As the seam says."""
+        checked(family, key)
+        with self._disk():
+            (self._path("keys", family) / key).unlink(missing_ok=True)
+
     def close(self) -> None:
         """As the seam says."""
         for writer in self._writers.values():

@@ -246,6 +246,14 @@ class RedisStore:
             found: Any = self._redis.mget([self._key("small", family, key) for key in keys]) if keys else []
         return {key: value for key, value in zip(keys, found, strict=True) if value is not None}
 
+    def drop(self, family: str, key: str) -> None:
+        """As the seam says."""
+        checked(family, key)
+        with self._call(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(self._key("small", family, key))
+            pipe.zrem(self._key("index", family), key)
+            pipe.execute()
+
     def close(self) -> None:
         """As the seam says."""
         for name in list(self._hints):

@@ -159,6 +159,9 @@ class Store(Protocol):
     def values(self, family: str) -> Mapping[str, bytes]:
         """All values of a family that have not expired."""
 
+    def drop(self, family: str, key: str) -> None:
+        """Forget a small value, whether or not it is there."""
+
     def close(self) -> None:
         """Let go of connections and files."""
 

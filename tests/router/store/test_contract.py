@@ -300,6 +300,16 @@ def test_a_small_value_expires(store):
         assert time.monotonic() < give_up_s
 
 
+def test_a_small_value_that_is_dropped_is_gone_and_the_others_are_not(store):
+    store.put("f", "a", b"1", 60.0)
+    store.put("f", "b", b"2", 60.0)
+
+    store.drop("f", "a")
+    store.drop("f", "a")
+
+    assert store.values("f") == {"b": b"2"}
+
+
 # -- names
 
 
