@@ -261,6 +261,8 @@ class Dispatch:
             self.policies.fell_back(decision.fallback, now_s)
         if decision.guard_reason:
             stats.guard_overrides += 1
+        if decision.explored is not None:
+            self.policies.explored(decision.explored, now_s)
         return Attempt(
             self, request, tenant, decision, fleet, arrived_s, now_s, parent_id, lifetime_s, is_stream
         )

@@ -149,6 +149,24 @@ def guard_override_total(view: View) -> Metric:
     )
 
 
+def exploration_cost_seconds_total(view: View) -> Metric:
+    """Expected latency lost by exploration: seconds against the best node, weighted by the probability."""
+    return CounterMetricFamily(
+        "ccr_exploration_cost_seconds",
+        exploration_cost_seconds_total.__doc__ or "",
+        value=view.dispatch.policies.budget.cost_s,
+    )
+
+
+def exploration_budget_used(view: View) -> Metric:
+    """Share of `policy.exploration_budget` that is used; exploration stands still from 1 on."""
+    return GaugeMetricFamily(
+        "ccr_exploration_budget_used_ratio",
+        exploration_budget_used.__doc__ or "",
+        value=view.dispatch.policies.budget.used,
+    )
+
+
 def holds_total(view: View) -> Metric:
     """Times the policy held a request for a moment instead of choosing a node; what it refuses is an error `saturated`."""
     return CounterMetricFamily("ccr_holds", holds_total.__doc__ or "", value=view.dispatch.stats.holds)
@@ -401,6 +419,7 @@ METRICS: Final[tuple[Function, ...]] = (
     request_duration_seconds, request_ttft_seconds, request_tpot_seconds, tokens_total,
     decision_duration_seconds, score_duration, decisions_total,
     policy_info, policy_epoch, policy_fallback_total, policy_reloads_total, guard_override_total, holds_total,
+    exploration_cost_seconds_total, exploration_budget_used,
     cold_starts_total, upstream_attempts_total, retries_total, retry_budget_exhausted_total,
     feedback_total, batched_requests_total,
     inflight_requests, node_qps, node_available, node_latency_seconds, node_queue, node_kv_used,
