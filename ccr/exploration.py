@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ccr import cost
-from ccr.look import IDEAL_S, Look
-from ccr.reward import slo_s
+from ccr.latency import expected_s, promised_s
+from ccr.look import Look
 from ccr.types import Explored, Mask, Probabilities, Scores
 
 
@@ -38,7 +37,7 @@ class Exploration:
         """
         if look is None:
             return probabilities, None
-        latency_s = cost.latency_s(cost.terms(look))
+        latency_s = expected_s(look)
         best_s = float(latency_s[mask].min())
         safe = safe_nodes(latency_s, scores, mask, look)
         count = int(np.count_nonzero(safe))
@@ -58,8 +57,7 @@ def safe_nodes(latency_s: Scores, scores: Scores, mask: Mask, look: Look) -> Mas
         mask: who is eligible, shape ``(n,)``.
         look: the request on every node.
     """
-    promised_s = slo_s(look.asked[IDEAL_S])
-    safe: Mask = mask & (scores > -np.inf) & (latency_s <= promised_s)
+    safe: Mask = mask & (scores > -np.inf) & (latency_s <= promised_s(look))
     return safe
 
 

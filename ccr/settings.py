@@ -564,6 +564,11 @@ class PublicationSettings(Section):
     stale_after_s: Seconds = Field(
         900.0, description="Without word of a publisher for so long the fallback policy takes over; 0: never."
     )
+    trial_s: Seconds = Field(
+        180.0,
+        gt=0.0,
+        description="How long new weights are on trial: watched most closely (docs/guardrails.md).",
+    )
     directory: Path | None = Field(
         None,
         description="Where the weights taken last are kept over a restart; a directory of its own for each router.",

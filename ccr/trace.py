@@ -4,8 +4,8 @@ import msgspec
 import numpy as np
 
 from ccr.engine import decide
-from ccr.exploration import Exploration
 from ccr.errors import TraceError
+from ccr.exploration import Exploration
 from ccr.guard import BoundedLoad
 from ccr.look import Look
 from ccr.policy import Policy

@@ -19,6 +19,7 @@ from ccr.version import __version__
 from router.dispatch import Dispatch
 from router.feedback.feeder import Counts as Fed
 from router.publishing.follower import Followed
+from router.publishing.guardian import Guardian
 from router.recording.recorder import Counts
 from router.stats import ByModel, Histogram
 
@@ -39,6 +40,7 @@ class View:
     fed: Fed | None = None
     followed: Followed | None = None
     weights_age_s: float = 0.0
+    guardian: Guardian | None = None
 
 
 Function = Callable[[View], Metric]
@@ -381,7 +383,7 @@ def weights_epoch(view: View) -> Metric:
 
 
 def weights_age_seconds(view: View) -> Metric:
-    """Time since the store last held a manifest that can be trusted; 0 before there were weights."""
+    """Time since there was word of a publisher; 0 before there were weights."""
     return GaugeMetricFamily(
         "ccr_weights_age_seconds", weights_age_seconds.__doc__ or "", value=view.weights_age_s
     )
@@ -397,6 +399,46 @@ def weights_refused_total(view: View) -> Metric:
     """Published weights that were not taken, by reason."""
     refused = (view.followed or Followed()).refused
     return _counter("ccr_weights_refused", weights_refused_total, "reason", refused.items())
+
+
+def weights_on_trial(view: View) -> Metric:
+    """1 while the weights in force are on trial."""
+    on_trial = view.guardian is not None and view.guardian.state.on_trial
+    return GaugeMetricFamily("ccr_weights_on_trial", weights_on_trial.__doc__ or "", value=float(on_trial))
+
+
+def weights_stopped(view: View) -> Metric:
+    """1 while the fallback serves until a person acts (`ccr learner resume`); alarm."""
+    stopped = view.guardian is not None and view.guardian.board.control.is_stopped
+    return GaugeMetricFamily("ccr_weights_stopped", weights_stopped.__doc__ or "", value=float(stopped))
+
+
+def weights_vetoed(view: View) -> Metric:
+    """Weights that are not taken again until a person clears them."""
+    vetoes = 0 if view.guardian is None else len(view.guardian.board.control.vetoes)
+    return GaugeMetricFamily("ccr_weights_vetoed", weights_vetoed.__doc__ or "", value=vetoes)
+
+
+def rollbacks_total(view: View) -> Metric:
+    """Weights that this router took out of force, by the figure that was too high; alarm when it grows."""
+    rollbacks = {} if view.guardian is None else view.guardian.state.rollbacks
+    return _counter("ccr_rollbacks", rollbacks_total, "figure", rollbacks.items())
+
+
+def watched_ratio(view: View) -> Metric:
+    """Share of the requests of the latest 5 s, by what is watched (docs/guardrails.md)."""
+    return _by_figure(view, "ccr_watched_ratio", watched_ratio, "shares")
+
+
+def watched_alarm_ratio(view: View) -> Metric:
+    """How far what is watched is on its way to a rollback: 1 is there."""
+    return _by_figure(view, "ccr_watched_alarm_ratio", watched_alarm_ratio, "sums")
+
+
+def learner_paused(view: View) -> Metric:
+    """1 while a person has paused publishing."""
+    paused = view.guardian is not None and view.guardian.board.control.is_paused
+    return GaugeMetricFamily("ccr_learner_paused", learner_paused.__doc__ or "", value=float(paused))
 
 
 def store_up(view: View) -> Metric:
@@ -428,6 +470,7 @@ METRICS: Final[tuple[Function, ...]] = (
     record_rows_total, record_dropped_total, record_bytes, record_segments_deleted_total, record_failures_total,
     feedback_taken_total, feedback_recovered_total, feedback_stored_total, feedback_dropped_total, feedback_waiting, feedback_spooled,
     weights_version, weights_epoch, weights_age_seconds, weights_stale, weights_refused_total,
+    weights_on_trial, weights_stopped, weights_vetoed, rollbacks_total, watched_ratio, watched_alarm_ratio, learner_paused,
     store_up, ready, build_info,
 )  # fmt: skip
 
@@ -462,6 +505,14 @@ def _counter(name: str, function: Function, label: str, items: Iterable[tuple[st
     family = CounterMetricFamily(name, function.__doc__ or "", labels=[label])
     for value, number in items:
         family.add_metric([value], number)
+    return family
+
+
+def _by_figure(view: View, name: str, function: Function, field_name: str) -> Metric:
+    family = GaugeMetricFamily(name, function.__doc__ or "", labels=["figure"])
+    found: dict[str, float] = {} if view.guardian is None else getattr(view.guardian.state, field_name)
+    for figure, value in found.items():
+        family.add_metric([figure], value)
     return family
 
 

@@ -13,6 +13,7 @@ from ccr.engine import Engine
 from ccr.errors import ConfigError
 from ccr.exploration import Budget, Exploration
 from ccr.policies import POLICIES, SCRIPT
+from ccr.policies.learned import Learned
 from ccr.policies.script import ScriptPolicy, Strikes
 from ccr.policy import Policy
 from ccr.publication import NOTHING, Fence
@@ -170,6 +171,12 @@ class PolicySwitch:
     def let_go(self) -> None:
         """Nothing is known any more of published weights: the fallback serves instead of them."""
         if self.published(self.epoch) != NOTHING:
+            self._put(self.engine.fallback, time.perf_counter())
+            self._let_go = True
+
+    def fall_back(self) -> None:
+        """Weights did harm: the fallback serves instead of them, unless somebody chose another policy."""
+        if self._let_go or isinstance(self.engine.policy, Learned):
             self._put(self.engine.fallback, time.perf_counter())
             self._let_go = True
 
