@@ -62,7 +62,7 @@ class Board:
         """Change it here at once, and in the store with the next :meth:`turn`."""
         with self._lock:
             self._pending.append(change)
-            self.control = change(self.control)
+            self._keep(change(self.control))
 
     def recall(self) -> None:
         """What this process's disk remembers."""
