@@ -53,7 +53,7 @@ class Wanted:
         seed: of the workload and of the noise in load times.
         nodes: emulated A10.
         policy: of the router.
-        exploration: share of its decisions that go to any eligible node: what learning from them needs.
+        exploration: share of its decisions that go to any safe node: what learning from them needs.
         speed: node seconds per second. What the machine itself takes counts that many times in the times written down: above 1
             they are no record of an A10 any more, only a quick way to try this program.
     """
@@ -151,7 +151,11 @@ async def _started(wanted: Wanted, children: Children) -> AsyncIterator[_Fleet]:
     nodes, models = await _nodes(wanted, children)
     port, admin_port = free_ports(2)
     document = router_config(nodes, models, speed=wanted.speed, port=port, admin_port=admin_port)
-    document["policy"] = {"name": wanted.policy, "exploration": wanted.exploration}
+    document["policy"] = {
+        "name": wanted.policy,
+        "exploration": wanted.exploration,
+        "exploration_budget": 1.0,  # what is recorded is to be learned from, whatever it costs
+    }
     config, token = children.directory / "router.yaml", secrets.token_urlsafe(24)
     config.write_text(json.dumps(document, indent=2))  # JSON is YAML
     router = children.start("router", ["serve", "--config", str(config)], {"CCR_ADMIN__TOKEN": token})

@@ -32,6 +32,15 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "policy rollback": ("rl.policy_cli:rollback", "Make the champion what it was before."),
     "policy use": ("router.cli:policy_use", "Put a policy of a running router in force."),
     "policy reload": ("router.cli:policy_reload", "Make a running router read its operator script again."),
+    "learner status": (
+        "router.learner_cli:status",
+        "Show what is published, who serves what, and what was rolled back.",
+    ),
+    "learner pause": (
+        "router.learner_cli:pause",
+        "Let the learner publish nothing; what serves goes on serving.",
+    ),
+    "learner resume": ("router.learner_cli:resume", "Let the learner publish again; clear rollbacks."),
     "config": ("router.cli:config", "Check a config file, or show what is in force."),
     "key": ("router.cli:key", "Make API keys."),
     "traces record": ("router.recording.cli:record", "Record what a running router does."),
@@ -49,6 +58,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 #: Group of commands -> one line of help.
 GROUPS: Mapping[str, str] = {
     "policy": "Switch the policy of a running router; compare, judge and promote trained ones.",
+    "learner": "Look at the learner, pause it, and clear rollbacks.",
     "bench": "Measure the router's own speed.",
     "traces": "Record, import, draw, describe and cut request traces.",
 }

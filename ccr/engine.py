@@ -7,6 +7,7 @@ from itertools import compress
 from ccr.admission import HOLD_S, may_hold, may_reject, retry_after_s
 from ccr.eligibility import eligible, reasons
 from ccr.errors import HeldError, NoEligibleNodeError, PolicyError, SaturatedError
+from ccr.exploration import Exploration
 from ccr.guard import BoundedLoad
 from ccr.picker import draw
 from ccr.policy import Policy
@@ -24,11 +25,13 @@ class Engine:
         policy: proposes.
         fallback: scores instead when the policy fails; must not fail itself.
         guard: disposes.
+        exploration: tries other nodes, where that breaks no promise; not with the fallback.
     """
 
     policy: Policy
     fallback: Policy
     guard: BoundedLoad = field(default_factory=BoundedLoad)
+    exploration: Exploration | None = None
 
     def decide(
         self, request: Request, fleet: Fleet, u: float, exclude: Mask | None = None, held_s: float = math.inf
@@ -48,7 +51,7 @@ class Engine:
             HeldError: if the policy would rather decide in a moment.
         """
         try:
-            return decide(request, fleet, self.policy, self.guard, u, exclude, held_s)
+            return decide(request, fleet, self.policy, self.guard, u, exclude, held_s, self.exploration)
         except PolicyError as failure:
             decision = decide(request, fleet, self.fallback, self.guard, u, exclude)
             return decision._replace(fallback=(str(failure) or type(failure).__name__)[:MAX_REASON])
@@ -69,7 +72,7 @@ class Engine:
 
 def decide(
     request: Request, fleet: Fleet, policy: Policy, guard: BoundedLoad, u: float, exclude: Mask | None = None,
-    held_s: float = math.inf,
+    held_s: float = math.inf, exploration: Exploration | None = None,
 ) -> Decision:  # fmt: skip
     """One node by one policy; same arguments, same decision.
 
@@ -87,6 +90,9 @@ def decide(
     if len(scores) > len(mask):
         scores = _to_a_node(request, fleet, scores, mask, exclude is None, held_s)
     probabilities = policy.picker.probabilities(scores, mask)
+    explored = None
+    if exploration is not None:
+        probabilities, explored = exploration.mixed(probabilities, scores, mask, fleet.looked)
     drawn = draw(probabilities, u)
     executed, chosen = guard.executed(probabilities, scores, mask, fleet, drawn)
     specs = fleet.specs
@@ -94,7 +100,7 @@ def decide(
     return Decision(
         request.id, specs[chosen].id, chosen, policy.name, executed.item(chosen), u,
         specs[drawn].id, probabilities.item(drawn), "bounded_load" if chosen != drawn else "",
-        scores, executed, mask, "", fleet.looked,
+        scores, executed, mask, "", fleet.looked, explored,
     )  # fmt: skip
 
 

@@ -1,20 +1,17 @@
 """What is published of weights: which bytes, in which order, signed; whoever can only write to the store steers nobody."""
 
 import hashlib
-import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, NamedTuple
 
 from ccr.errors import WeightsError
+from ccr.signed import sealed, unsealed
 
-LARGEST_BYTES: Final = 16 * 1024
-"""Longer texts are not even checked: a manifest has a few hundred bytes."""
 KEPT: Final = 16
 """Published weights that stay in the store, the newest included."""
 _DOMAIN: Final = b"ccr publication 1\n"
-_MAC_BYTES: Final = 32
 _LONGEST_TEXT: Final = 128
 _HEX: Final = frozenset("0123456789abcdef")
 _LONGEST_NUMBER: Final = 2**62
@@ -76,7 +73,7 @@ class Publication:
 def signed(publication: Publication, key: bytes) -> bytes:
     """The manifest as it is stored: a signature, and what it covers."""
     text = json.dumps(asdict(publication), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    return _mac(text, key).hex().encode() + b"\n" + text
+    return sealed(text, key, _DOMAIN)
 
 
 def opened(data: bytes, key: bytes) -> Publication:
@@ -89,8 +86,8 @@ def opened(data: bytes, key: bytes) -> Publication:
     Raises:
         PublicationError: with reason ``unsigned`` or ``malformed``.
     """
-    mac, _, text = data[: LARGEST_BYTES + 1].partition(b"\n")
-    if len(data) > LARGEST_BYTES or not hmac.compare_digest(mac, _mac(text, key).hex().encode()):
+    text = unsealed(data, key, _DOMAIN)
+    if text is None:
         raise PublicationError(
             "unsigned",
             "its signature is not of our key; give publishers and replicas the same `publication.key`",
@@ -111,11 +108,6 @@ def check_blob(publication: Publication, data: bytes) -> None:
     """
     if len(data) != publication.size or hashlib.sha256(data).hexdigest() != publication.sha256:
         raise PublicationError("corrupt", f"the bytes are not those of version {publication.version}")
-
-
-def _mac(text: bytes, key: bytes) -> bytes:
-    derived = hashlib.sha256(key).digest()
-    return hmac.new(derived, _DOMAIN + text, hashlib.sha256).digest()[:_MAC_BYTES]
 
 
 def _checked(found: Any) -> Publication:

@@ -154,7 +154,19 @@ class PolicySettings(Section):
         description="What the policy takes, e.g. `cold_start_penalty` of `least_request`, `weights` of `learned`.",
     )
     exploration: float = Field(
-        0.0, ge=0.0, le=1.0, description="Share of decisions that go to any eligible node."
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of decisions that go to any node on which the request is expected to keep its promise; only with "
+        "policies that predict times (docs/guardrails.md).",
+    )
+    exploration_budget: float = Field(
+        0.02, ge=0.0, le=1.0, description="What exploration may cost, as a share of the expected latency."
+    )
+    exploration_window_s: Seconds = Field(
+        60.0,
+        gt=0.0,
+        description="Over which both are added up; exploration stands still while the budget is used up.",
     )
 
     @model_validator(mode="before")
@@ -554,6 +566,11 @@ class PublicationSettings(Section):
     interval_s: Seconds = Field(1.0, gt=0.0, description="Time between two looks at the version.")
     stale_after_s: Seconds = Field(
         900.0, description="Without word of a publisher for so long the fallback policy takes over; 0: never."
+    )
+    trial_s: Seconds = Field(
+        180.0,
+        gt=0.0,
+        description="How long new weights are on trial: watched most closely (docs/guardrails.md).",
     )
     directory: Path | None = Field(
         None,

@@ -5,6 +5,7 @@ import numpy as np
 
 from ccr.engine import decide
 from ccr.errors import TraceError
+from ccr.exploration import Exploration
 from ccr.guard import BoundedLoad
 from ccr.look import Look
 from ccr.policy import Policy
@@ -60,7 +61,8 @@ def record_of(
         cold_start=not bool(resident[decision.index]), status=status,
         policy=decision.policy, propensity=decision.propensity,
         parent_id=parent_id, model_id=request.model, seq=request.seq, load_s=request.load_s, u=decision.u, drawn=decision.drawn_id, drawn_propensity=decision.drawn_propensity,
-        guard_reason=decision.guard_reason, fallback=decision.fallback,
+        guard_reason=decision.guard_reason, exploration=decision.explored.share if decision.explored else 0.0,
+        fallback=decision.fallback,
         node_ids=tuple(spec.id for spec in fleet.specs),
         mask=tuple(decision.mask.tolist()), scores=tuple(score if np.isfinite(score) else None for score in decision.scores.tolist()),
         probabilities=tuple(decision.probabilities.tolist()),
@@ -97,7 +99,16 @@ def replay(record: TraceRecord, policy: Policy, guard: BoundedLoad | None = None
     )  # fmt: skip
     # What has a record went to a node, perhaps as a second attempt: refusing or holding it was out of the question.
     nobody = np.zeros(len(fleet), dtype=np.bool_)
-    return decide(request, _all_serving(fleet, model), policy, guard or BoundedLoad(), record.u, nobody)
+    exploration = Exploration(record.exploration) if record.exploration else None
+    return decide(
+        request,
+        _all_serving(fleet, model),
+        policy,
+        guard or BoundedLoad(),
+        record.u,
+        nobody,
+        exploration=exploration,
+    )
 
 
 def _all_serving(fleet: Fleet, model: str) -> Fleet:

@@ -455,6 +455,20 @@ class Node:
 _NODE_WORDS = ("id", "address", "tags", "labels", "loaded_models", "available")
 
 
+class Explored(NamedTuple):
+    """What exploration did to a decision.
+
+    Args:
+        share: of exploration in it; 0 where it stood still.
+        cost_s: expected seconds lost by it against the best node, weighted by the probability.
+        best_s: expected seconds on the best node.
+    """
+
+    share: float
+    cost_s: float
+    best_s: float
+
+
 class Decision(NamedTuple):
     """Which node, and everything needed to explain or repeat the choice.
 
@@ -475,6 +489,7 @@ class Decision(NamedTuple):
         mask: who was eligible, shape ``(n,)``.
         fallback: why the configured policy was not used; empty normally.
         look: what the policy saw of the router's expectations, if it asked for them.
+        explored: what exploration did to it, where it is on.
     """
 
     request_id: str
@@ -491,6 +506,7 @@ class Decision(NamedTuple):
     mask: Mask
     fallback: str = ""
     look: Look | None = None
+    explored: Explored | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -526,6 +542,7 @@ class TraceRecord:
     drawn: str = ""
     drawn_propensity: float | None = None
     guard_reason: str = ""
+    exploration: float = 0.0
     fallback: str = ""
     node_ids: tuple[str, ...] = ()
     mask: tuple[bool, ...] = ()

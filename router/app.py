@@ -1,6 +1,7 @@
 """Builds whatever lives long, wires it, starts it and stops it: the one place where all parts meet."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -32,8 +33,11 @@ from router.feedback.make import Maker
 from router.feedback.spool import Spool
 from router.limits import Admission, RetryBudget
 from router.policies import PolicySwitch
+from router.publishing.board import Board
 from router.publishing.follower import Follower
+from router.publishing.guardian import Desk, Guardian
 from router.publishing.memory import Memory
+from router.publishing.watch import Watch
 from router.recording.recorder import Recorder
 from router.recording.recordings import Plan, Recordings
 from router.recording.writer import RecordingError
@@ -85,6 +89,10 @@ class Between:
     def let_go(self) -> None:
         """Nothing is known any more of what is published."""
         self.loop.call_soon_threadsafe(self.policies.let_go)
+
+    def fall_back(self) -> None:
+        """Weights did harm."""
+        self.loop.call_soon_threadsafe(self.policies.fall_back)
 
 
 class Router:
@@ -265,14 +273,17 @@ class Router:
         settings = self.settings.publication
         if self.store is None or settings.key is None:
             return
+        key, replica = settings.key.get_secret_value().encode(), secrets.token_hex(4)
+        memory = None if settings.directory is None else Memory(settings.directory)
+        between = Between(asyncio.get_running_loop(), self.policies)
+        self.dispatch.watch = watch = Watch()
+        board, base = Board(self.store, key, replica, memory), self.policies.engine.policy
+        guardian = Guardian(between, watch, board, base, replica, settings.trial_s, self._clock.now_s)
+        desk = Desk(guardian, self.store)
         self.follower = Follower(
-            self.store,
-            settings.key.get_secret_value().encode(),
-            Between(asyncio.get_running_loop(), self.policies),
-            settings.interval_s,
-            settings.stale_after_s,
-            None if settings.directory is None else Memory(settings.directory),
+            self.store, key, guardian, settings.interval_s, settings.stale_after_s, memory, desk=desk
         )
+        self.control.follower, self.control.desk = self.follower, desk
         self.follower.start()
 
     def _share(self) -> None:
@@ -345,6 +356,7 @@ class Router:
             0.0 if self.follower is None else self.follower.age_s(),
             self.shared(),
             self.fleet.coverage,
+            None if self.control.desk is None else self.control.desk.guardian,
         )
 
     async def _background(self, work: object) -> None:

@@ -1,5 +1,6 @@
 """FastAPI keeps what is not hot: health, metrics, models and docs for clients; the admin API for operators."""
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,12 +14,14 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from ccr.errors import ConfigError, ScriptError, WeightsError
+from ccr.errors import CCRError, ConfigError, ScriptError, WeightsError
 from ccr.settings import Settings
 from ccr.version import __version__
 from router.dispatch import Dispatch
 from router.exposition import CONTENT_TYPE, Exposition
 from router.policies import Swap
+from router.publishing.follower import Follower
+from router.publishing.guardian import Desk
 from router.recording.recordings import BusyError, Plan, Recordings
 from router.recording.writer import RecordingError
 from router.refusals import Refusal
@@ -61,6 +64,22 @@ class RecordBody(Strict):
     kinds: list[Literal["requests", "telemetry", "loads"]] | None = Field(None, min_length=1)
 
 
+class PauseBody(Strict):
+    """Publish nothing."""
+
+    why: str = Field("", max_length=200)
+
+
+class ResumeBody(Strict):
+    """Go on."""
+
+    keep_vetoes: bool = False
+
+
+class NoPublicationError(CCRError):
+    """Nothing published is followed."""
+
+
 class Control:
     """What both applications look at.
 
@@ -88,6 +107,28 @@ class Control:
         self.is_ready = is_ready
         self.recordings = recordings
         self.shared = shared
+        self.follower: Follower | None = None
+        self.desk: Desk | None = None
+
+    def learner(self) -> dict[str, Any]:
+        """The learner and what became of its weights, as far as the store and this router know; waits for the store.
+
+        Raises:
+            NoPublicationError: if nothing published is followed.
+        """
+        return self.followed().status(None if self.follower is None else self.follower.state.published)
+
+    def followed(self) -> Desk:
+        """Of the guardian.
+
+        Raises:
+            NoPublicationError: if nothing published is followed.
+        """
+        if self.desk is None:
+            raise NoPublicationError(
+                "this router follows no published weights: give it a `store` and `publication.key`"
+            )
+        return self.desk
 
     def plan(self, body: RecordBody) -> Plan:
         """A recording as an operator wants it, within what the config allows."""
@@ -272,6 +313,18 @@ def admin_app(control: Control, token: str) -> FastAPI:
             raise HTTPException(404, _forgotten(request_id, dispatch))
         return msgspec.to_builtins(explanation)
 
+    @routes.get("/learner", summary="What is published, which router serves what, what was rolled back.")
+    async def learner() -> dict[str, Any]:
+        return await _of_learner(control)
+
+    @routes.post("/learner/pause", summary="Publish nothing; what serves goes on serving.")
+    async def pause(body: PauseBody) -> dict[str, Any]:
+        return await _of_learner(control, lambda desk: desk.guardian.pause(body.why))
+
+    @routes.post("/learner/resume", summary="Publish again; clear rollbacks and let weights serve again.")
+    async def resume(body: ResumeBody) -> dict[str, Any]:
+        return await _of_learner(control, lambda desk: desk.guardian.resume(keep_vetoes=body.keep_vetoes))
+
     @routes.get("/record", summary="The recording under way, or the last one.")
     async def recording() -> dict[str, Any]:
         return control.recordings.status()
@@ -302,6 +355,22 @@ def _of_ledger(shared: Shared | None) -> dict[str, Any] | None:
         return None
     age_s = None if shared.age_s is None else round(shared.age_s, 3)
     return {"peers": shared.peers, "age_s": age_s, "coverage": round(shared.coverage, 4)}
+
+
+async def _of_learner(control: Control, act: Callable[[Desk], None] | None = None) -> dict[str, Any]:
+    """What is known of the learner, after something was done; all in a thread that may wait for the store."""
+
+    def done() -> dict[str, Any]:
+        if act is not None:
+            desk = control.followed()
+            act(desk)
+            desk.guardian.board.turn()
+        return control.learner()
+
+    try:
+        return await asyncio.to_thread(done)
+    except NoPublicationError as error:
+        raise HTTPException(409, str(error)) from None
 
 
 def _forgotten(request_id: str, dispatch: Dispatch) -> str:

@@ -72,6 +72,16 @@ class Feedback(Protocol):
         """A request ended in the router; ``request`` as far as it was understood."""
 
 
+class Watch(Protocol):
+    """Is told of every decision, and how it ended."""
+
+    def decided(self, attempt: "Attempt") -> None:
+        """A node was chosen."""
+
+    def ended(self, attempt: "Attempt", outcome: Outcome, times: Times, *, went_on: bool = False) -> None:
+        """A request ended at a node, or went on to another one."""
+
+
 class Dispatch:
     """The one path from a request to a node.
 
@@ -121,6 +131,7 @@ class Dispatch:
         self.started_s = clock.now_s()
         self.recorder: Recorder | None = None
         self.feedback: Feedback | None = None
+        self.watch: Watch | None = None
         self.recent: deque[Attempt] = deque(maxlen=keep)
         self._draw = random.Random(secrets.randbits(64) if seed is None else seed).random
         self._seq = count()
@@ -261,9 +272,14 @@ class Dispatch:
             self.policies.fell_back(decision.fallback, now_s)
         if decision.guard_reason:
             stats.guard_overrides += 1
-        return Attempt(
+        if decision.explored is not None:
+            self.policies.explored(decision.explored, now_s)
+        attempt = Attempt(
             self, request, tenant, decision, fleet, arrived_s, now_s, parent_id, lifetime_s, is_stream
         )
+        if self.watch is not None:
+            self.watch.decided(attempt)
+        return attempt
 
     def priority(self, attempt: "Attempt") -> int | None:
         """The request's place in the queue of the node's engine, lower first; ``None`` where the policy does not say.
@@ -312,6 +328,8 @@ class Dispatch:
             self.recorder.ended(attempt, outcome, times)
         if self.feedback is not None:
             self.feedback.ended(attempt, outcome, times, self.clock())
+        if self.watch is not None:
+            self.watch.ended(attempt, outcome, times)
         if outcome is Outcome.OK:
             stats.duration_s.observe(request.name, times.total_s)
             if times.ttft_s is not None:
@@ -346,9 +364,13 @@ class Dispatch:
     def went_on(self, attempt: "Attempt") -> None:
         """A node failed the request, and another one gets it."""
         self.stats.retries += 1
-        if self.feedback is not None and attempt.times is not None:
-            outcome = attempt.outcome or Outcome.UPSTREAM_RESET
+        if attempt.times is None:
+            return
+        outcome = attempt.outcome or Outcome.UPSTREAM_RESET
+        if self.feedback is not None:
             self.feedback.ended(attempt, outcome, attempt.times, self.clock(), went_on=True)
+        if self.watch is not None:
+            self.watch.ended(attempt, outcome, attempt.times, went_on=True)
 
     def decision(self, request_id: str) -> TraceRecord | None:
         """The remembered decision of a request, if it is still remembered."""

@@ -20,6 +20,7 @@ from ccr.version import __version__
 from router.dispatch import Dispatch
 from router.feedback.feeder import Counts as Fed
 from router.publishing.follower import Followed
+from router.publishing.guardian import Guardian
 from router.recording.recorder import Counts
 from router.sharing.fleet import Shared
 from router.stats import ByModel, Histogram
@@ -43,6 +44,7 @@ class View:
     weights_age_s: float = 0.0
     shared: Shared | None = None
     coverage: float = 1.0
+    guardian: Guardian | None = None
 
 
 Function = Callable[[View], Metric]
@@ -150,6 +152,24 @@ def guard_override_total(view: View) -> Metric:
     """Choices that the bounded-load guard moved to another node."""
     return CounterMetricFamily(
         "ccr_guard_override", guard_override_total.__doc__ or "", value=view.dispatch.stats.guard_overrides
+    )
+
+
+def exploration_cost_seconds_total(view: View) -> Metric:
+    """Expected latency lost by exploration: seconds against the best node, weighted by the probability."""
+    return CounterMetricFamily(
+        "ccr_exploration_cost_seconds",
+        exploration_cost_seconds_total.__doc__ or "",
+        value=view.dispatch.policies.budget.cost_s,
+    )
+
+
+def exploration_budget_used(view: View) -> Metric:
+    """Share of `policy.exploration_budget` that is used; exploration stands still from 1 on."""
+    return GaugeMetricFamily(
+        "ccr_exploration_budget_used_ratio",
+        exploration_budget_used.__doc__ or "",
+        value=view.dispatch.policies.budget.used,
     )
 
 
@@ -368,7 +388,7 @@ def weights_epoch(view: View) -> Metric:
 
 
 def weights_age_seconds(view: View) -> Metric:
-    """Time since the store last held a manifest that can be trusted; 0 before there were weights."""
+    """Time since there was word of a publisher; 0 before there were weights."""
     return GaugeMetricFamily(
         "ccr_weights_age_seconds", weights_age_seconds.__doc__ or "", value=view.weights_age_s
     )
@@ -417,6 +437,46 @@ def ledger_refused_total(view: View) -> Metric:
     return _counter("ccr_ledger_refused", ledger_refused_total, "reason", refused.items())
 
 
+def weights_on_trial(view: View) -> Metric:
+    """1 while the weights in force are on trial."""
+    on_trial = view.guardian is not None and view.guardian.state.on_trial
+    return GaugeMetricFamily("ccr_weights_on_trial", weights_on_trial.__doc__ or "", value=float(on_trial))
+
+
+def weights_stopped(view: View) -> Metric:
+    """1 while the fallback serves until a person acts (`ccr learner resume`); alarm."""
+    stopped = view.guardian is not None and view.guardian.board.control.is_stopped
+    return GaugeMetricFamily("ccr_weights_stopped", weights_stopped.__doc__ or "", value=float(stopped))
+
+
+def weights_vetoed(view: View) -> Metric:
+    """Weights that are not taken again until a person clears them."""
+    vetoes = 0 if view.guardian is None else len(view.guardian.board.control.vetoes)
+    return GaugeMetricFamily("ccr_weights_vetoed", weights_vetoed.__doc__ or "", value=vetoes)
+
+
+def rollbacks_total(view: View) -> Metric:
+    """Weights that this router took out of force, by the figure that was too high; alarm when it grows."""
+    rollbacks = {} if view.guardian is None else view.guardian.state.rollbacks
+    return _counter("ccr_rollbacks", rollbacks_total, "figure", rollbacks.items())
+
+
+def watched_ratio(view: View) -> Metric:
+    """Share of the requests of the latest 5 s, by what is watched (docs/guardrails.md)."""
+    return _by_figure(view, "ccr_watched_ratio", watched_ratio, "shares")
+
+
+def watched_alarm_ratio(view: View) -> Metric:
+    """How far what is watched is on its way to a rollback: 1 is there."""
+    return _by_figure(view, "ccr_watched_alarm_ratio", watched_alarm_ratio, "sums")
+
+
+def learner_paused(view: View) -> Metric:
+    """1 while a person has paused publishing."""
+    paused = view.guardian is not None and view.guardian.board.control.is_paused
+    return GaugeMetricFamily("ccr_learner_paused", learner_paused.__doc__ or "", value=float(paused))
+
+
 def store_up(view: View) -> Metric:
     """1 while the store answers, or none is configured; requests do not depend on it."""
     return GaugeMetricFamily("ccr_store_up", store_up.__doc__ or "", value=float(view.store_is_up))
@@ -437,6 +497,7 @@ METRICS: Final[tuple[Function, ...]] = (
     request_duration_seconds, request_ttft_seconds, request_tpot_seconds, tokens_total,
     decision_duration_seconds, score_duration, decisions_total,
     policy_info, policy_epoch, policy_fallback_total, policy_reloads_total, guard_override_total, holds_total,
+    exploration_cost_seconds_total, exploration_budget_used,
     cold_starts_total, upstream_attempts_total, retries_total, retry_budget_exhausted_total,
     feedback_total, batched_requests_total,
     inflight_requests, node_qps, node_available, node_latency_seconds, node_queue, node_kv_used,
@@ -446,6 +507,7 @@ METRICS: Final[tuple[Function, ...]] = (
     feedback_taken_total, feedback_recovered_total, feedback_stored_total, feedback_dropped_total, feedback_waiting, feedback_spooled,
     weights_version, weights_epoch, weights_age_seconds, weights_stale, weights_refused_total,
     ledger_peers, ledger_age_seconds, ledger_coverage, ledger_elsewhere, ledger_refused_total,
+    weights_on_trial, weights_stopped, weights_vetoed, rollbacks_total, watched_ratio, watched_alarm_ratio, learner_paused,
     store_up, ready, build_info,
 )  # fmt: skip
 
@@ -480,6 +542,14 @@ def _counter(name: str, function: Function, label: str, items: Iterable[tuple[st
     family = CounterMetricFamily(name, function.__doc__ or "", labels=[label])
     for value, number in items:
         family.add_metric([value], number)
+    return family
+
+
+def _by_figure(view: View, name: str, function: Function, field_name: str) -> Metric:
+    family = GaugeMetricFamily(name, function.__doc__ or "", labels=["figure"])
+    found: dict[str, float] = {} if view.guardian is None else getattr(view.guardian.state, field_name)
+    for figure, value in found.items():
+        family.add_metric([figure], value)
     return family
 
 

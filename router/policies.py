@@ -11,16 +11,19 @@ from typing import Any, Final
 from ccr import log
 from ccr.engine import Engine
 from ccr.errors import ConfigError
-from ccr.picker import Exploring
+from ccr.exploration import Budget, Exploration
 from ccr.policies import POLICIES, SCRIPT
+from ccr.policies.learned import Learned
 from ccr.policies.script import ScriptPolicy, Strikes
 from ccr.policy import Policy
 from ccr.publication import NOTHING, Fence
 from ccr.settings import PolicySettings, Settings
+from ccr.types import Explored
 from router.script_canary import load_script, load_script_async
 
 _EPOCHS: Final = 256
 """Epochs whose publication is remembered: requests of a while ago end with the policy of then."""
+_STANDSTILL: Final = Exploration(0.0)
 _log = log.get("policy")
 
 
@@ -56,10 +59,14 @@ class PolicySwitch:
         self.epoch = 1
         self._fences: dict[int, Fence] = {}
         self._let_go = False
+        share = settings.policy.exploration
+        self._exploration = Exploration(share) if share else None
+        self.budget = Budget(settings.policy.exploration_budget, settings.policy.exploration_window_s)
         self.engine = Engine(
-            policy=_explore(self._first_policy(settings.policy), settings.policy.exploration),
+            policy=self._first_policy(settings.policy),
             fallback=fallback,
             guard=settings.bounded_load(),
+            exploration=self._exploration,
         )
 
     @property
@@ -131,6 +138,17 @@ class PolicySwitch:
         _log.error("policy.struck_out", script=script.path, sha256=script.sha256, successor=successor.name)
         self._put(successor, time.perf_counter())
 
+    def explored(self, explored: Explored, now_s: float) -> None:
+        """A decision may have gone to another node than the policy's: it stands still while its budget is used up.
+
+        Args:
+            explored: as the decision tells it.
+            now_s: the moment.
+        """
+        wanted = self._exploration if self.budget.spend(explored, now_s) else _STANDSTILL
+        if self.engine.exploration is not wanted:
+            self.engine = replace(self.engine, exploration=wanted)
+
     def published(self, epoch: int) -> Fence:
         """Where the weights came in the order of publications that were in force in an epoch; zeros if not published."""
         return self._fences.get(epoch, NOTHING)
@@ -156,9 +174,15 @@ class PolicySwitch:
             self._put(self.engine.fallback, time.perf_counter())
             self._let_go = True
 
+    def fall_back(self) -> None:
+        """Weights did harm: the fallback serves instead of them, unless somebody chose another policy."""
+        if self._let_go or isinstance(self.engine.policy, Learned):
+            self._put(self.engine.fallback, time.perf_counter())
+            self._let_go = True
+
     def _put(self, policy: Policy, started_s: float) -> Swap:
         previous = self.engine.policy.name
-        self.engine = replace(self.engine, policy=_explore(policy, self._settings.policy.exploration))
+        self.engine = replace(self.engine, policy=policy)
         self.epoch += 1
         self._let_go = False
         self._strikes = Strikes()
@@ -190,11 +214,3 @@ def _built_in(name: str, options: Mapping[str, float | str]) -> Policy:
             wanted = "text" if is_text else "a number"
             raise ConfigError(f"option {option!r} of policy {name!r} is {value!r}; give {wanted}")
     return make(**options)
-
-
-def _explore(policy: Policy, epsilon: float) -> Policy:
-    """The same policy, but a share of its decisions goes to any eligible node."""
-    if epsilon == 0.0 or not hasattr(policy, "__dataclass_fields__"):
-        return policy
-    explored: Policy = replace(policy, picker=Exploring(epsilon, policy.picker))  # type: ignore[type-var]
-    return explored

@@ -11,7 +11,9 @@ from ccr import log
 from ccr.errors import WeightsError
 from ccr.policies.learned import Learned
 from ccr.publication import NOTHING, Fence, Publication, PublicationError, check_blob, opened
+from router.publishing.guardian import Desk
 from router.publishing.memory import Memory
+from router.publishing.presence import LEARNER
 from router.publishing.publisher import NAME
 from router.publishing.trial import tried
 from router.store.backoff import Backoff
@@ -22,7 +24,7 @@ STALE_AFTER_S: Final = 900.0
 #: How often a hint is looked for.
 _POLL_S: Final = 0.1
 _REST_S: Final = 0.001
-_MAY_HEAL: Final = frozenset({"missing", "corrupt"})
+_MAY_HEAL: Final = frozenset({"missing", "corrupt", "vetoed"})
 _log = log.get("publication")
 
 
@@ -43,7 +45,9 @@ class Followed:
     Args:
         fence: of the weights that were taken last.
         name: their own version.
-        heard_s: when the store last held a manifest that we can trust; ``None`` before there were weights.
+        heard_s: when there was last word of a publisher; ``None`` before there were weights.
+        published: what the store last held that we can trust.
+        has_learner: whether a learner was ever heard of: then a manifest that lies in the store is no word of one.
         refused: by reason.
         is_stale: whether that is too long ago.
     """
@@ -51,6 +55,8 @@ class Followed:
     fence: Fence = NOTHING
     name: str = ""
     heard_s: float | None = None
+    published: Publication | None = None
+    has_learner: bool = False
     refused: "Counter[str]" = field(default_factory=Counter)
     is_stale: bool = False
 
@@ -67,6 +73,7 @@ class Follower:
         memory: of what was taken last, over restarts.
         clock: monotonic seconds of the wall.
         backoff: from the store.
+        desk: of the guardian that stands between this and what serves, if there is one.
     """
 
     def __init__(
@@ -79,8 +86,10 @@ class Follower:
         memory: Memory | None = None,
         clock: Callable[[], float] = time.monotonic,
         backoff: Backoff | None = None,
+        desk: Desk | None = None,
     ) -> None:
         self.state = Followed()
+        self._desk = desk
         self._store = store
         self._key = key
         self._policies = policies
@@ -106,7 +115,7 @@ class Follower:
             self._thread.join(1.0)
 
     def age_s(self) -> float:
-        """Since the store last held a manifest that we can trust; 0 before there were weights."""
+        """Since there was last word of a publisher; 0 before there were weights."""
         heard_s = self.state.heard_s
         return 0.0 if heard_s is None else self._clock() - heard_s
 
@@ -114,6 +123,8 @@ class Follower:
         self._guarded(self.recall)
         while not self._finish.wait(_POLL_S):
             self._guarded(self.turn)
+            if self._desk is not None:
+                self._guarded(self._desk.turn)
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
@@ -137,8 +148,10 @@ class Follower:
         """Ask what is published, and take it if it is new and good."""
         try:
             data = self._store.pointer(NAME)
+            is_learning = bool(self._store.values(LEARNER))
+            self.state.has_learner |= is_learning
             if data is not None:
-                self._consider(data)
+                self._consider(data, is_word=is_learning or not self.state.has_learner or self._is_paused())
         except StoreError as error:
             self._backoff.failed(self._clock())
             _log.debug("publication.store_down", error=str(error))
@@ -147,22 +160,36 @@ class Follower:
 
     def recall(self) -> None:
         """Take what was taken last, as this replica's own disk tells: with it a router starts without a store."""
+        if self._desk is not None:
+            self._desk.guardian.board.recall()
         found = None if self._memory is None else self._memory.recalled()
         if found is None:
             return
         try:
             publication = opened(found[0], self._key)
             check_blob(publication, found[1])
+            self._check_veto(publication)
             self._take(publication, _tried(publication, found[1]))
         except WeightsError as error:
             self._refuse(found[0], error)
 
-    def _consider(self, data: bytes) -> None:
+    def _is_paused(self) -> bool:
+        return self._desk is not None and self._desk.guardian.board.control.is_paused
+
+    def _consider(self, data: bytes, *, is_word: bool) -> None:
+        """Take it if it is new and good.
+
+        Args:
+            data: the manifest.
+            is_word: whether it tells of a publisher at work: not if the learner that once was there is not any more.
+        """
         try:
-            publication = opened(data, self._key)
-            self._heard()
+            publication = self.state.published = opened(data, self._key)
+            if is_word:
+                self._heard()
             if publication.fence != self.state.fence and data != self._refused:
                 self._check_order(publication)
+                self._check_veto(publication)
                 blob = self._blob(publication)
                 self._take(publication, _tried(publication, blob))
                 self._remember(data, blob)
@@ -189,6 +216,14 @@ class Follower:
                 "old", f"{tuple(publication.fence)} is published, and {tuple(self.state.fence)} was before"
             )
 
+    def _check_veto(self, publication: Publication) -> None:
+        veto = None if self._desk is None else self._desk.guardian.board.control.veto_of(publication.sha256)
+        if veto is not None:
+            raise PublicationError(
+                "vetoed",
+                f"version {publication.version} was rolled back by {veto.by}: {veto.why}; `ccr learner resume` clears it",
+            )
+
     def _blob(self, publication: Publication) -> bytes:
         data = self._store.blob(publication.sha256)
         if data is None:
@@ -200,6 +235,8 @@ class Follower:
 
     def _take(self, publication: Publication, policy: Learned) -> None:
         self._taken = policy
+        if self._desk is not None:
+            self._desk.guardian.announce(publication)
         self.state.fence, self.state.name = publication.fence, publication.name
         self.state.heard_s = self._clock()
         self.state.is_stale = False

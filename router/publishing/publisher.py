@@ -1,13 +1,17 @@
 """Publishes weights: the bytes under their hash, then a signed manifest in one step, by one publisher at a time."""
 
+import hashlib
 import secrets
 import time
 from collections.abc import Callable
 from typing import Final
 
 from ccr import log
+from ccr.control import Control, ControlError
+from ccr.control import opened as control_opened
 from ccr.errors import WeightsError
 from ccr.publication import KEPT, NOTHING, Fence, Publication, PublicationError, opened, signed
+from router.publishing.board import NAME as CONTROL
 from router.publishing.trial import tried
 from router.store.store import FencedError, Lease, Store
 
@@ -15,7 +19,12 @@ from router.store.store import FencedError, Lease, Store
 NAME: Final = "weights"
 #: A publisher that has not been heard of for so long may be replaced.
 LEASE_S: Final = 30.0
+ROLLBACK: Final = "rollback"
 _log = log.get("publication")
+
+
+class PausedError(PublicationError):
+    """A person paused publishing, or weights were rolled back and nobody cleared that."""
 
 
 class Publisher:
@@ -68,11 +77,13 @@ class Publisher:
 
         Raises:
             WeightsError: if no replica would take them.
+            PausedError: if publishing is paused, or these weights were rolled back; nothing is wrong with the publisher.
             FencedError: if another publisher is at work.
             StoreError: if the store cannot be reached, or takes nothing.
         """
         name = tried(data, "weights to publish").version
         lease = self.hold()
+        self._check_allowed(hashlib.sha256(data).hexdigest(), reason)
         before = self._store.pointer(NAME)
         current = self._known(before)
         fence = self._next(lease, current)
@@ -102,11 +113,34 @@ class Publisher:
             raise WeightsError(
                 f"weights {sha256[:12]} are not in the store any more; publish them from their file"
             )
-        return self.publish(data, reason="rollback")
+        return self.publish(data, ROLLBACK)
 
     def current(self) -> Publication | None:
         """What is published; ``None`` if nothing is, or nothing that we signed."""
         return self._known(self._store.pointer(NAME))
+
+    def control(self) -> Control:
+        """What persons and replicas have decided, as the store tells.
+
+        Raises:
+            StoreDownError: if the store cannot be reached.
+        """
+        data = self._store.pointer(CONTROL)
+        try:
+            return Control() if data is None else control_opened(data, self._key)
+        except ControlError as error:
+            _log.warning("control.refused", error=str(error))
+            return Control()
+
+    def _check_allowed(self, sha256: str, reason: str) -> None:
+        control = self.control()
+        if control.is_paused and reason != ROLLBACK:
+            raise PausedError("paused", f"{control.why or 'by a person'}; `ccr learner resume` goes on")
+        veto = control.veto_of(sha256)
+        if veto is not None:
+            raise PausedError(
+                "vetoed", f"rolled back by {veto.by}: {veto.why}; `ccr learner resume` clears it"
+            )
 
     def _known(self, data: bytes | None) -> Publication | None:
         try:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ccr import publication as p
 from ccr.publication import KEPT, Fence, Publication, PublicationError, check_blob, opened, signed
+from ccr.signed import LARGEST_BYTES, sealed
 
 KEY = b"a key of the tests"
 SHA256 = hashlib.sha256(b"weights").hexdigest()
@@ -37,7 +38,7 @@ def resigned(**fields):
     """What somebody with the key could have written."""
     content = json.loads(signed(a_publication(), KEY).partition(b"\n")[2]) | fields
     text = json.dumps(content).encode()
-    return p._mac(text, KEY).hex().encode() + b"\n" + text
+    return sealed(text, KEY, p._DOMAIN)
 
 
 def test_what_is_signed_is_opened():
@@ -72,7 +73,7 @@ def test_bytes_from_anywhere_are_refused(data):
 
 
 def test_a_manifest_without_end_is_not_even_checked():
-    assert reason_of(signed(a_publication(), KEY) + b" " * p.LARGEST_BYTES) == "unsigned"
+    assert reason_of(signed(a_publication(), KEY) + b" " * LARGEST_BYTES) == "unsigned"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_what_a_signer_should_not_have_written_is_malformed(fields):
 
 def test_a_signed_text_that_is_no_manifest_is_malformed():
     for text in (b"", b"[]", b"{}", b"nonsense", b"[" * 5000):
-        assert reason_of(p._mac(text, KEY).hex().encode() + b"\n" + text) == "malformed"
+        assert reason_of(sealed(text, KEY, p._DOMAIN)) == "malformed"
 
 
 def test_a_later_epoch_comes_after_every_version_of_an_earlier_one():

@@ -11,7 +11,7 @@ from router.stats import MAX_LABELS
 
 LABELS = {
     "model", "version", "outcome", "error_code", "tenant", "kind", "policy", "result", "node", "reason", "le",
-    "fallback", "sha256",
+    "fallback", "sha256", "figure",
 }  # fmt: skip
 
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 import pytest
 
 from ccr.errors import ConfigError, ScriptError, WeightsError
-from ccr.picker import Exploring
+from ccr.exploration import Exploration
 from ccr.policies import POLICIES
 from ccr.policies.learned import learned
 from ccr.policies.time_guard import TIMED_OUT
 from ccr.publication import NOTHING, Fence
 from ccr.settings import PolicySettings, Settings, parse
-from ccr.types import Fleet, NodeSpec, Request
+from ccr.types import Explored, Fleet, NodeSpec, Request
 from ccr.weights import save
 from router.policies import PolicySwitch
 from tests.weights import VERSION, some_weights
@@ -103,10 +103,25 @@ async def test_exploration_and_guard_outlive_a_switch():
 
     await switch.switch("least_request")
 
-    assert isinstance(switch.engine.policy.picker, Exploring)
+    assert switch.engine.exploration == Exploration(0.25)
     assert switch.engine.guard is guard
-    probabilities = switch.engine.decide(REQUEST, FLEET, 0.5).probabilities
-    assert (probabilities >= 0.25 / 3 - 1e-9).all()
+
+
+def test_without_exploration_there_is_nothing_to_pay_for():
+    assert a_switch(name="random").engine.exploration is None
+
+
+def test_exploration_stands_still_while_its_budget_is_used_up():
+    switch = a_switch(exploration=0.25, exploration_budget=0.1, exploration_window_s=10.0)
+
+    switch.explored(Explored(0.25, 0.2, 1.0), 0.0)
+    then = switch.engine.exploration
+    for second in range(1, 4):
+        switch.explored(Explored(0.0, 0.0, 1.0), float(second))
+
+    assert then == Exploration(0.0)
+    assert switch.engine.exploration == Exploration(0.25)
+    assert switch.budget.cost_s == 0.2
 
 
 async def test_a_decision_under_way_keeps_the_engine_it_has():
@@ -310,7 +325,7 @@ def test_published_weights_explore_as_much_as_any_policy():
 
     switch.take(published(), Fence(7, 2))
 
-    assert isinstance(switch.engine.policy.picker, Exploring)
+    assert switch.engine.exploration == Exploration(0.1)
 
 
 def test_a_policy_that_an_operator_chose_does_not_give_way():

@@ -8,11 +8,16 @@ import pytest
 import structlog.testing
 
 from ccr import weights
+from ccr.control import Veto, paused, refusing, resumed
 from ccr.policies.network import Network
 from ccr.publication import Publication, signed
+from router.publishing import presence
+from router.publishing.board import Board
 from router.publishing.follower import Follower
+from router.publishing.guardian import Desk, Guardian
 from router.publishing.memory import Memory
 from router.publishing.publisher import NAME, Publisher
+from router.publishing.watch import Watch
 from router.store.backoff import Backoff
 from router.store.embedded import EmbeddedStore
 from router.store.store import StoreDownError
@@ -418,3 +423,122 @@ def tampered(tmp_path, number=None, **manifest):
         path, arrays | {weights.MANIFEST: np.frombuffer(json.dumps(told).encode(), dtype=np.uint8)}
     )
     return path.read_bytes()
+
+
+# -- a learner that is heard of
+
+
+def heartbeat(bench):
+    presence.tell(bench.store, presence.LEARNER, "l", {"state": "reading"})
+
+
+def test_once_a_learner_was_heard_of_a_manifest_that_lies_there_is_no_word_of_one(tmp_path):
+    """Redis lives, the learner is dead: nobody corrects the weights any more."""
+    bench = Bench(tmp_path)
+    wall = [1_700_000_000.0]
+    bench.store._wall = lambda: wall[0]
+    bench.publish("one")
+    heartbeat(bench)
+    bench.follower.look()
+    wall[0] += 60.0
+
+    for _ in range(1000):
+        bench.now_s += 1.0
+        bench.follower.turn()
+
+    assert bench.told.names == ["one", None]
+
+
+def test_the_weights_come_back_with_the_learner(tmp_path):
+    bench = Bench(tmp_path)
+    wall = [1_700_000_000.0]
+    bench.store._wall = lambda: wall[0]
+    bench.publish("one")
+    heartbeat(bench)
+    bench.follower.look()
+    wall[0] += 60.0
+    bench.now_s += 901.0
+    bench.follower.turn()
+
+    heartbeat(bench)
+    bench.now_s += 1.0
+    bench.follower.turn()
+
+    assert bench.told.names == ["one", None, "one"]
+
+
+def test_a_learner_at_work_keeps_its_weights_from_growing_old(tmp_path):
+    bench = Bench(tmp_path)
+    bench.publish("one")
+
+    for _ in range(100):
+        bench.now_s += 100.0
+        heartbeat(bench)
+        bench.follower.turn()
+
+    assert bench.told.names == ["one"]
+
+
+# -- what was rolled back
+
+
+def guarded(bench):
+    """A replica with a guardian, and what it says."""
+    board = Board(bench.store, KEY, "r", clock=lambda: bench.now_s)
+    guardian = Guardian(bench.told, Watch(), board, None, "r", clock=lambda: bench.now_s)
+    bench.follower = Follower(
+        bench.store, KEY, guardian, clock=lambda: bench.now_s, backoff=Backoff(draw=lambda: 0.0),
+        desk=Desk(guardian, bench.store, clock=lambda: bench.now_s),
+    )  # fmt: skip
+    return board
+
+
+def refuse(board, publication):
+    board.change(
+        refusing(Veto(sha256=publication.sha256, name="one", why="late 60%", by="another", at_s=1e9))
+    )
+
+
+def test_weights_that_another_replica_rolled_back_are_not_taken_until_that_is_cleared(bench):
+    board = guarded(bench)
+    publication = bench.publisher.publish(weights_file("one"))
+    refuse(board, publication)
+
+    bench.follower.look()
+    before = list(bench.told.names)
+    board.change(resumed(2e9))
+    bench.follower.look()
+
+    assert (before, bench.told.names) == ([], ["one"])
+    assert bench.refused == {"vetoed": 1}
+
+
+def test_weights_that_were_rolled_back_are_not_recalled(bench, tmp_path):
+    memory = Memory(tmp_path / "kept")
+    publication = bench.publisher.publish(weights_file("one"))
+    memory.remember(bench.store.pointer(NAME), weights_file("one"))
+    board = guarded(bench)
+    bench.follower._memory = memory
+    refuse(board, publication)
+
+    bench.follower.recall()
+
+    assert bench.told.names == []
+
+
+def test_a_pause_is_no_reason_to_let_weights_go(tmp_path):
+    bench = Bench(tmp_path)
+    wall = [1_700_000_000.0]
+    bench.store._wall = lambda: wall[0]
+    board = guarded(bench)
+    bench.publish("one")
+    heartbeat(bench)
+    bench.follower.look()
+    wall[0] += 60.0
+    board.change(paused("a release"))
+
+    for _ in range(1000):
+        bench.now_s += 1.0
+        bench.follower.turn()
+
+    assert bench.told.names == ["one"]

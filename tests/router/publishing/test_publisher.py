@@ -7,11 +7,13 @@ import time
 
 import pytest
 
+from ccr.control import Veto, paused, refusing
 from ccr.errors import WeightsError
 from ccr.policies.learned import SHIPPED
 from ccr.publication import KEPT, Fence, opened
 from router.demo.redis_server import RedisServer
-from router.publishing.publisher import NAME, Publisher
+from router.publishing.board import Board
+from router.publishing.publisher import NAME, PausedError, Publisher
 from router.store.embedded import EmbeddedStore
 from router.store.store import FencedError
 from tests.redis import REDIS
@@ -209,3 +211,44 @@ def test_a_publisher_killed_at_every_line_leaves_old_or_new(tmp_path):
 def test_a_publisher_killed_at_every_line_leaves_old_or_new_in_redis():
     with RedisServer() as server:
         sees_old_or_new_and_never_a_mix(killed_everywhere("redis", server.url))
+
+
+# -- what persons and replicas decided
+
+
+def decided(store, *changes):
+    board = Board(store, KEY, "r")
+    for change in changes:
+        board.change(change)
+    board.turn()
+
+
+def test_while_it_is_paused_nothing_is_published(store):
+    publisher = a_publisher(store)
+    first = publisher.publish(weights_file("one"))
+    decided(store, paused("a release"))
+
+    with pytest.raises(PausedError, match="a release"):
+        publisher.publish(weights_file("two"))
+
+    assert pointed(store).sha256 == first.sha256
+
+
+def test_a_person_may_roll_back_while_it_is_paused(store):
+    publisher = a_publisher(store)
+    publisher.publish(weights_file("one"))
+    kept = publisher.publish(weights_file("two")).kept
+    decided(store, paused(""))
+
+    assert publisher.roll_back(kept[0]).name == "one"
+
+
+def test_weights_that_were_rolled_back_are_not_published_again(store):
+    publisher = a_publisher(store)
+    bad = publisher.publish(weights_file("one"))
+    decided(store, refusing(Veto(sha256=bad.sha256, name="one", why="late 60%", by="r1", at_s=1e9)))
+
+    with pytest.raises(PausedError, match="rolled back by r1: late 60%"):
+        publisher.publish(weights_file("one"))
+
+    assert publisher.publish(weights_file("two")).version == 2
