@@ -60,7 +60,7 @@ class Stage:
     def block_s(self, *, told: bool) -> list[float]:
         """Seconds of each request of a block."""
         self.dispatch.feedback = self.feeder if told else None
-        with _undisturbed():
+        with undisturbed():
             return [self._request_s(k) for k in range(BLOCK)]
 
     def bring_away_s(self) -> float:
@@ -89,7 +89,8 @@ class Stage:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
+    """No garbage is collected meanwhile."""
     gc.collect()
     gc.disable()
     try:

@@ -248,17 +248,17 @@ class LiveFleet:
         """This is what other routers have placed, by the rows and columns of this router's book."""
         expected = self.expected or self.expect(now_s)
         rate = self.sent_per_s(now_s) + others.sent_per_s
+        others_at = others.inflight > 0
+        for i in np.flatnonzero((others_at != (expected.entered.part.inflight > 0)).any(axis=0)).tolist():
+            there = np.flatnonzero(others_at[:, i]).tolist()
+            self.states[i].elsewhere_models = frozenset(expected.rows[row] for row in there)
+            self._residency(self.states[i])
         expected.enter(others, now_s)
-        rows, counts, rates = expected.rows, others.load[IN_FLIGHT].tolist(), rate.tolist()
-        for i, state in enumerate(self.states):
-            state.elsewhere = int(counts[i])
-            state.qps, state.last_dispatch_s = rates[i], now_s
-            there = np.flatnonzero(others.inflight[:, i]) if counts[i] else ()
-            models = frozenset(rows[k] for k in there)
-            if models != state.elsewhere_models:
-                state.elsewhere_models = models
-                self._residency(state)
-            self._columns[_INFLIGHT, i] = state.inflight + state.elsewhere
+        counts, rates = others.load[IN_FLIGHT].tolist(), rate.tolist()
+        for state, elsewhere, per_s in zip(self.states, counts, rates, strict=True):
+            state.elsewhere = int(elsewhere)
+            state.qps, state.last_dispatch_s = per_s, now_s
+            self._columns[_INFLIGHT, state.index] = state.inflight + state.elsewhere
         self._columns[_QPS] = self._seen[seen.QPS] = rate
         self._seen[seen.DISPATCHED_S] = now_s
 

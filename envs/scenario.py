@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 NEVER: Final = -1
+SHARE_KEPT_S: Final = 2.0
+"""How long what other routers placed stays in a ledger after they were last heard, as by the router's default."""
 
 
 class Arrivals(NamedTuple):
@@ -141,6 +143,8 @@ class Scenario:
         load_noise: standard deviation of a load, as a fraction.
         batch_wait_s: how long routers hold requests of one model for each other; 0 for not at all.
         batch_size: requests that make a full batch.
+        share_s: how often each router tells the others what it has in flight, and takes in what they told; 0: never.
+        share_until_s: when that breaks down.
     """
 
     name: str
@@ -158,6 +162,8 @@ class Scenario:
     load_noise: float = 0.17
     batch_wait_s: float = 0.0
     batch_size: int = 4
+    share_s: float = 0.0
+    share_until_s: float = np.inf
 
     def __post_init__(self) -> None:
         if not self.nodes or not self.models:
@@ -167,6 +173,8 @@ class Scenario:
                 f"scenario {self.name!r}: telemetry_period_s must be above 0, telemetry_delay_s not below 0, "
                 "replicas at least 1"
             )
+        if not self.share_s >= 0.0 or self.share_s == np.inf:
+            raise ConfigError(f"scenario {self.name!r}: share_s is {self.share_s}; give seconds, or 0")
         ends: dict[tuple[str, int], float] = {}
         for trouble in sorted(self.troubles, key=lambda trouble: trouble.from_s):
             key = (trouble.kind, trouble.node)

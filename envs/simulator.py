@@ -3,7 +3,7 @@
 This is the readable reference, and it runs every policy, operator scripts included. ``envs.kernel`` runs the built-in
 ones some thirty times faster, and a test holds the two equal.
 
-At equal times: nodes, then troubles, readings taken, readings arriving, batches that start, requests.
+At equal times: nodes, then troubles, readings taken, readings arriving, ledgers shared, batches that start, requests.
 """
 
 import time
@@ -24,12 +24,13 @@ from ccr.ledger import Lease, Ledger
 from ccr.policies import POLICIES
 from ccr.policies.least_request import LeastRequest
 from ccr.policy import Policy
+from ccr.shared import Part, add, nothing
 from ccr.types import Mask, Outcome, Reading, Request
 from envs.episode import FAILED, OK, REJECTED, Episode, span_of
 from envs.kernel.choice import chooser_of
 from envs.kernel.stepping import compiled_episode
 from envs.node import EmulatedNode
-from envs.scenario import Arrivals, Scenario, Trouble, draws
+from envs.scenario import SHARE_KEPT_S, Arrivals, Scenario, Trouble, draws
 from envs.scenarios import scenario_of
 from envs.words import Finished, FirstToken, Job, NodeState, Place
 
@@ -47,6 +48,7 @@ class Replica:
     ledger: Ledger
     engine: Engine
     window: BatchingWindow
+    told: Part | None = None
     seq: int = 0
 
 
@@ -133,6 +135,9 @@ class Simulator:
         self._starts: list[tuple[float, int]] = []
         self._share = np.full(len(self._ids), 1.0 / len(self._ids))
         self._prefer_s = PREFER_S if scenario.eviction == "popularity" else inf
+        self._turn = 0
+        self._share_every_s = scenario.share_s / scenario.replicas if scenario.share_s > 0.0 else inf
+        self._share_s = self._share_every_s
         self._deciding_s = 0.0
         self._decisions = 0
         self._schedule()
@@ -170,6 +175,7 @@ class Simulator:
             self._prefer_s,
             self._samples[0][0],
             self._readings[0][0] if self._readings else inf,
+            self._share_s,
             self._starts[0][0] if self._starts else inf,
             self._due[0][0] if self._due else inf,
         )
@@ -186,6 +192,8 @@ class Simulator:
             case 4:
                 self._deliver(at_s)
             case 5:
+                self._exchange(at_s)
+            case 6:
                 self._start(heappop(self._starts)[1], at_s)
             case _:
                 self._arrive(heappop(self._due)[1], at_s)
@@ -305,6 +313,28 @@ class Simulator:
         for node in self.nodes:
             node.prefer(weights)
 
+    # -- the shared ledger
+
+    def _exchange(self, at_s: float) -> None:
+        """The next router tells what it has placed, and takes in what the others told."""
+        replica, until_s = self.replicas[self._turn], self.scenario.share_until_s
+        self._turn = (self._turn + 1) % len(self.replicas)
+        self._share_s = at_s + self._share_every_s
+        expected = replica.fleet.expected
+        assert expected is not None  # noqa: S101 - asked for at the start
+        is_over = at_s >= until_s + SHARE_KEPT_S
+        if (is_over and expected.coverage != 1.0) or (at_s >= until_s and not is_over):
+            return
+        others = nothing(len(expected.rows), len(self.nodes))
+        if is_over:
+            expected.coverage = 1.0 / self.scenario.replicas
+        else:
+            replica.told = replica.fleet.part(at_s)
+            for other in self.replicas:
+                if other is not replica and other.told is not None:
+                    add(others, other.told)
+        replica.fleet.enter(others, at_s)
+
     # -- requests
 
     def _replica(self) -> Replica:
@@ -313,7 +343,8 @@ class Simulator:
         for plan in scenario.nodes:  # what is resident at the start is known: the routers were there before
             fleet.observe(plan.id, Reading(loaded=frozenset(plan.warm)), 0.0)
         observed = bool(getattr(self.policy, "observes", False))
-        fleet.expect(0.0, coverage=1.0 / scenario.replicas, observed=observed, facts=self._facts)
+        coverage = 1.0 if scenario.share_s > 0.0 else 1.0 / scenario.replicas
+        fleet.expect(0.0, coverage=coverage, observed=observed, facts=self._facts)
         window = BatchingWindow(FixedHint(scenario.batch_wait_s, scenario.batch_size))
         return Replica(fleet, Ledger(fleet), Engine(self.policy, LeastRequest()), window)
 

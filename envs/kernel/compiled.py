@@ -22,6 +22,7 @@ import ccr.look
 import ccr.policies.network
 import ccr.reward
 import ccr.scoring
+import ccr.shared
 import ccr.timing
 import envs.lane
 import envs.node
@@ -29,7 +30,7 @@ from ccr.errors import ConfigError
 
 #: Core modules whose functions are compiled as they are.
 CORE = (
-    ccr.timing, ccr.book, ccr.look, ccr.cost, ccr.scoring, ccr.features, ccr.admission, ccr.reward,
+    ccr.timing, ccr.book, ccr.look, ccr.shared, ccr.cost, ccr.scoring, ccr.features, ccr.admission, ccr.reward,
     ccr.policies.network,
 )  # fmt: skip
 
@@ -94,6 +95,15 @@ _COMPILED: tuple[Callable[..., Any], ...] = (
     *(ccr.book.leave, ccr.book.learn, ccr.book.predictor_inputs, ccr.book._regress, ccr.book.report),
     *(ccr.book._learn_load, ccr.book.read),
     *(ccr.book.loading, ccr.book.forget, ccr.book.refresh, ccr.book._round_with, ccr.book.count_arrival),
+    *(
+        ccr.shared.add,
+        ccr.shared.put,
+        ccr.shared.nothing,
+        ccr.shared.part_of,
+        ccr.shared.enter,
+        ccr.shared.own_rate,
+    ),
+    *(ccr.shared._own_load, ccr.shared._own_done),
     *(
         ccr.look.look_at,
         ccr.look._on_curve,

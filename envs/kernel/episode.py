@@ -11,11 +11,13 @@ from numba.experimental import structref
 from numpy.typing import NDArray
 
 from ccr import book as books
+from ccr import shared
 from ccr.admission import HOLD_S, may_hold, may_reject
 from ccr.book import Book, Placed
 from ccr.features import node_features, request_features
 from ccr.look import Look
 from ccr.policies.network import PRIORITY, logits, priority, service_s
+from ccr.shared import Entered, Part
 from ccr.timing import GIB
 from envs.episode import Episode, span_of
 from envs.kernel import choice
@@ -49,11 +51,13 @@ from envs.kernel.routers import (
     Router,
     bring_up_to,
     dispatch,
+    enter,
     finish,
     look,
     make_router,
     names_of,
     observe,
+    part,
     refresh,
 )
 from envs.kernel.state import (
@@ -68,7 +72,7 @@ from envs.kernel.state import (
     make_jobs,
     make_nodes,
 )
-from envs.scenario import Arrivals, Scenario, draws
+from envs.scenario import SHARE_KEPT_S, Arrivals, Scenario, draws
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -94,10 +98,12 @@ NEXT_TROUBLE: Final = 6
 OVERRIDES: Final = 7
 DECISIONS: Final = 8
 ENDED: Final = 9
+NEXT_SHARE: Final = 10
 
 # Entries of `Sim.clock`. ----------------------------------------------------------------------------------------
 NOW_S: Final = 0
 PREFER_AT_S: Final = 1
+SHARE_AT_S: Final = 2
 
 # Columns of `Sim.placed`, see `ccr.book.Placed`. --------------------------------------------------------------------
 _PROMPT, _OUTPUT, _PREFILL_S, _STEP_S, _INFLIGHT, _UNSEEN, _AT_S, _LOAD_S, _WAIT_S = range(9)
@@ -109,7 +115,9 @@ class Setting(NamedTuple):
     Args:
         period_s: between two readings of a node.
         delay_s: of a reading.
-        coverage: share of the traffic one router sees.
+        coverage: share of the traffic one router sees of its own.
+        share_s: between two exchanges of the routers, whoever's; ``inf`` for never.
+        share_until_s: when exchanges break down.
         is_closed: whether requests wait for others.
         by_popularity: whether nodes give up the least popular model first.
         observed: whether observed latencies are learned from.
@@ -118,6 +126,8 @@ class Setting(NamedTuple):
     period_s: float
     delay_s: float
     coverage: float
+    share_s: float
+    share_until_s: float
     is_closed: bool
     by_popularity: bool
     observed: bool
@@ -132,10 +142,13 @@ class Sim(NamedTuple):
         events: of the nodes, read at once.
         routers: one :class:`Router`, every array with a leading axis of replicas.
         books: one :class:`ccr.book.Book`, likewise.
+        parts: what each router told last of its ledger, likewise.
+        entered: what of others is in each book, likewise.
+        coverage: share of the traffic each router sees, shape ``(replicas,)``.
         names: what policies hash.
         setting: what does not change.
-        clock: see the entries above, shape ``(2,)``.
-        tally: see the entries above, shape ``(10,)``.
+        clock: see the entries above, shape ``(3,)``.
+        tally: see the entries above, shape ``(11,)``.
         due_s: arrival of each request once it is known, shape ``(r,)``.
         ready_s: when it wants a node: its arrival, or the end of its hold, shape ``(r,)``.
         after_s: time after another's end, for those that wait, shape ``(r,)``.
@@ -170,6 +183,9 @@ class Sim(NamedTuple):
     events: Events
     routers: Router
     books: Book
+    parts: Part
+    entered: Entered
+    coverage: Floats
     names: Names
     setting: Setting
     clock: Floats
@@ -234,6 +250,8 @@ def make_sim(scenario: Scenario, arrivals: Arrivals, seed: int, *, observed: boo
     pairs = [make_router(scenario, arrivals.sessions) for _ in range(scenario.replicas)]
     for router, _ in pairs:
         refresh(router, 0.0)
+    is_shared = scenario.share_s > 0.0
+    share_s = scenario.share_s / scenario.replicas if is_shared else np.inf
     waits = arrivals.after >= 0
     first, following = _followers(arrivals.after)
     ready = np.flatnonzero(~waits)
@@ -247,13 +265,16 @@ def make_sim(scenario: Scenario, arrivals: Arrivals, seed: int, *, observed: boo
         events=make_events(64 * n + 4096),
         routers=Router(*(np.stack(field) for field in zip(*(router for router, _ in pairs), strict=True))),
         books=Book(*(np.stack(field) for field in zip(*(book for _, book in pairs), strict=True))),
+        parts=_for_each(shared.nothing(m, n), scenario.replicas),
+        entered=_none_entered(m, n, scenario.replicas),
+        coverage=np.full(scenario.replicas, 1.0 if is_shared else 1.0 / scenario.replicas),
         names=names_of(scenario, arrivals),
         setting=Setting(
             scenario.telemetry_period_s, scenario.telemetry_delay_s, 1.0 / scenario.replicas,
-            bool(waits.any()), scenario.eviction == "popularity", observed,
+            share_s, scenario.share_until_s, bool(waits.any()), scenario.eviction == "popularity", observed,
         ),
-        clock=np.array([0.0, PREFER_S if scenario.eviction == "popularity" else np.inf]),
-        tally=np.zeros(10, dtype=np.int64),
+        clock=np.array([0.0, PREFER_S if scenario.eviction == "popularity" else np.inf, share_s]),
+        tally=np.zeros(11, dtype=np.int64),
         due_s=arrivals.t.astype(np.float64),
         ready_s=arrivals.t.astype(np.float64),
         after_s=arrivals.t.astype(np.float64),
@@ -282,6 +303,18 @@ def make_sim(scenario: Scenario, arrivals: Arrivals, seed: int, *, observed: boo
         placed=np.zeros((r, 9)),
         placed_cold=np.zeros(r, dtype=np.bool_),
     )  # fmt: skip
+
+
+def _for_each(one: Part, replicas: int) -> Part:
+    """The same for every replica, along a leading axis."""
+    fields: list[Any] = [np.stack([field] * replicas) for field in one]
+    return Part(*fields)
+
+
+def _none_entered(models: int, nodes: int, replicas: int) -> Entered:
+    blank = shared.none_entered(models, nodes)
+    parts = _for_each(blank.part, replicas)
+    return Entered(parts, np.stack([blank.progress_s] * replicas), np.stack([blank.at_s] * replicas))
 
 
 def _followers(after: Ints) -> tuple[Ints, Ints]:
@@ -364,6 +397,9 @@ def referenced(sim: Sim) -> Any:
         events,
         routers,
         ledgers,
+        sim.parts,
+        sim.entered,
+        sim.coverage,
         names,
         sim.setting,
         sim.clock,
@@ -420,6 +456,40 @@ def book_of(sim: Sim, r: int) -> Any:
     )  # fmt: skip
 
 
+@njit
+def _part_of(parts: Part, r: int) -> Part:
+    """What one router told."""
+    return Part(
+        parts.load[r], parts.inflight[r], parts.loading_s[r], parts.quiet_s[r], parts.done_per_s[r],
+        parts.sent_per_s[r],
+    )  # fmt: skip
+
+
+@njit
+def _share(sim: Sim, at_s: float) -> None:
+    """The next router tells what it has placed, and takes in what the others told."""
+    r, count = sim.tally[NEXT_SHARE], len(sim.coverage)
+    sim.tally[NEXT_SHARE] = (r + 1) % count
+    sim.clock[SHARE_AT_S] = at_s + sim.setting.share_s
+    is_over = at_s >= sim.setting.share_until_s + SHARE_KEPT_S
+    if is_over and sim.coverage[r] != 1.0:
+        return  # the others were taken out before
+    if at_s >= sim.setting.share_until_s and not is_over:
+        return  # what was heard last still holds
+    router, book = router_of(sim, r), book_of(sim, r)
+    a = sim.entered
+    entered = Entered(_part_of(a.part, r), a.progress_s[r], a.at_s[r])
+    others = shared.nothing(len(sim.share), len(sim.nodes.card))
+    if is_over:
+        sim.coverage[r] = sim.setting.coverage
+    else:
+        shared.put(_part_of(sim.parts, r), part(router, book, entered, at_s))
+        for k in range(count):
+            if k != r:
+                shared.add(others, _part_of(sim.parts, k))
+    enter(router, book, entered, others, at_s)
+
+
 # -- time ------------------------------------------------------------------------------------------------------------
 
 
@@ -438,7 +508,7 @@ def to_decision(sim: Sim) -> int:
             if count[READ_FROM] < count[READ_TO]
             else np.inf
         )
-        at_s = min(trouble_s, clock[PREFER_AT_S], sample_s, reading_s, arrives_s)
+        at_s = min(trouble_s, clock[PREFER_AT_S], sample_s, reading_s, clock[SHARE_AT_S], arrives_s)
         if _nodes_happen(sim, at_s):
             continue  # a request may have stopped waiting
         clock[NOW_S] = at_s
@@ -450,6 +520,8 @@ def to_decision(sim: Sim) -> int:
             _sample(sim, at_s)
         elif reading_s == at_s:
             _deliver(sim, at_s)
+        elif clock[SHARE_AT_S] == at_s:
+            _share(sim, at_s)
         else:
             return _pop_arrival(sim, from_heap)
 
@@ -690,7 +762,7 @@ def look_of(sim: Sim, j: int) -> Look:
     r = j % len(sim.routers.seq)
     return look(
         router_of(sim, r), book_of(sim, r), sim.jobs.model[j], sim.jobs.prompt[j], sim.jobs.session[j],
-        sim.setting.coverage, sim.setting.observed,
+        sim.coverage[r], sim.setting.observed,
     )  # fmt: skip
 
 

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccr import book as books
+from ccr import shared
 from ccr.book import Book, Placed
 from ccr.fleet import FleetRules
 from ccr.hashing import hash64
 from ccr.look import Look, look_at
+from ccr.shared import IN_FLIGHT, Entered, Part
 from ccr.types import COLUMNS, UNKNOWN
 from envs.kernel.compiled import njit
 from envs.scenario import Arrivals, Scenario
@@ -326,3 +328,28 @@ def finish(
     router.columns[LATENCY_S, node] = router.latency_s[node]
     router.reported[placed.model, node] = True
     books.learn(book, placed, ttft_s, latency_s, float(output_tokens), now_s, observed)
+
+
+@njit
+def part(router: Router, book: Book, entered: Entered, now_s: float) -> Part:
+    """What the router has placed; :meth:`ccr.fleet.LiveFleet.part`."""
+    return shared.part_of(book, entered, _sent_per_s(router, entered, now_s), now_s)
+
+
+@njit
+def enter(router: Router, book: Book, entered: Entered, others: Part, now_s: float) -> None:
+    """What other routers have placed; :meth:`ccr.fleet.LiveFleet.enter`."""
+    rate = _sent_per_s(router, entered, now_s) + others.sent_per_s
+    router.columns[INFLIGHT] = (
+        router.columns[INFLIGHT] + others.load[IN_FLIGHT] - entered.part.load[IN_FLIGHT]
+    )
+    shared.enter(book, entered, others, now_s)
+    router.columns[QPS] = rate
+    router.qps[:] = rate
+    router.dispatch_s[:] = now_s
+
+
+@njit
+def _sent_per_s(router: Router, entered: Entered, now_s: float) -> Floats:
+    others, entered_s = entered.part.sent_per_s, entered.at_s[0]
+    return shared.own_rate(router.qps, router.dispatch_s, others, entered_s, now_s, _QPS_WINDOW_S)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ccr.errors import ConfigError
 from ccr.timing import GIB, GPUS, LOAD_SOURCES, PRESETS, decode_s, load_s, prefill_s, step_costs
 from envs.scenario import NodePlan, draws
 from tests.envs.days import CHAT, CODE, MODELS, a_day, arrivals
@@ -27,6 +28,12 @@ def test_of_a_hidden_node_a_router_knows_the_card_only():
         0.5,
     )
     assert hidden.prices().gpu == GPUS["L4"]
+
+
+@pytest.mark.parametrize("share_s", [-1.0, np.inf, np.nan])
+def test_ledgers_cannot_be_shared_every_so_often(share_s):
+    with pytest.raises(ConfigError, match="share_s"):
+        a_day(arrivals([]), share_s=share_s)
 
 
 def test_routers_know_the_nodes_as_they_would_be_configured():

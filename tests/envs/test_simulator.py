@@ -16,7 +16,7 @@ from ccr.policies.least_request import LeastRequest
 from ccr.policies.round_robin import RoundRobin
 from ccr.timing import GPUS, LOAD_SOURCES, load_s
 from envs.episode import FAILED, OK, REJECTED
-from envs.scenario import NodePlan, Trouble
+from envs.scenario import SHARE_KEPT_S, NodePlan, Trouble
 from envs.scenarios import SCENARIOS, clients, plain
 from envs.simulator import POLICIES_SIMULATED, Simulator, reading_of, run, simulate
 from tests.envs.days import CHAT, CODE, MODELS, SUPPORT, a_day, arrivals, poisson
@@ -215,6 +215,36 @@ def test_replicas_share_the_traffic_and_each_keeps_its_own_ledger():
     ended_s = episode.arrived_s + episode.total_s
     there = [((episode.arrived_s < at_s) & (at_s < ended_s)).sum() for at_s, _ in watch.seen]
     assert np.mean([own for _, (_, _, own) in watch.seen]) < 0.6 * np.mean(there)
+    assert_nothing_is_left(simulator)
+
+
+def seen_by_routers(**fields):
+    """What each decision saw in flight, and what there was."""
+    watch = Watch(LeastRequest())
+    simulator = Simulator(a_day(poisson(4.0, 160), replicas=4, **fields), watch, 1)
+    episode = simulator.run()
+    ended_s = episode.arrived_s + episode.total_s
+    there = [((episode.arrived_s < at_s) & (at_s < ended_s)).sum() for at_s, _ in watch.seen]
+    for _ in range(2 * len(simulator.replicas)):
+        simulator._exchange(simulator.now_s)
+    return simulator, np.array(watch.seen), np.array(there)
+
+
+def test_routers_that_share_their_ledgers_see_what_all_of_them_sent():
+    simulator, seen, there = seen_by_routers(share_s=0.05)
+
+    assert np.abs(seen[:, 1] - there).mean() < 0.1 * there.mean()
+    assert all(replica.fleet.expected.coverage == 1.0 for replica in simulator.replicas)
+    assert_nothing_is_left(simulator)
+
+
+def test_when_sharing_breaks_down_each_sees_its_own_again():
+    simulator, seen, there = seen_by_routers(share_s=0.05, share_until_s=15.0)
+    before, after = seen[:, 0] < 15.0, seen[:, 0] > 15.0 + SHARE_KEPT_S + 0.1
+
+    assert np.abs(seen[before, 1] - there[before]).mean() < 0.1 * there[before].mean()
+    assert seen[after, 1].mean() < 0.5 * there[after].mean()
+    assert all(replica.fleet.expected.coverage == 0.25 for replica in simulator.replicas)
     assert_nothing_is_left(simulator)
 
 

@@ -43,6 +43,10 @@ CLOSED = Scenario(
     arrivals=clients(tuple(BUSY.models), count=12, requests=8, think_s=0.5, prompt=200, output=40),
     warmup_s=0.0,
 )
+SHARED = replace(
+    TROUBLED, name="shared", about="Routers that share their ledgers, until that breaks down.", share_s=0.3,
+    share_until_s=25.0,
+)  # fmt: skip
 every_policy = pytest.mark.parametrize("name", POLICIES)
 
 
@@ -71,6 +75,22 @@ def test_every_policy_decides_alike_compiled_and_readable(name):
 @every_policy
 def test_replicas_troubles_host_memory_and_preferred_evictions_make_no_difference(name):
     assert_same(*both(TROUBLED, POLICIES[name](), seed=4))
+
+
+@every_policy
+def test_routers_that_share_their_ledgers_make_no_difference(name):
+    assert_same(*both(SHARED, POLICIES[name](), seed=4))
+
+
+def test_sharing_and_its_end_do_make_a_difference_in_these_tests():
+    """Planted: routers that never shared, and routers that went on, would fail the test above."""
+    shared, never, on = (
+        simulate(day, LeastCost(), 4, engine="compiled")
+        for day in (SHARED, replace(SHARED, share_s=0.0), replace(SHARED, share_until_s=np.inf))
+    )
+
+    assert (shared.node != never.node).any()
+    assert (shared.node != on.node).any()
 
 
 @pytest.mark.parametrize("name", ["least_request", "least_cost"])
