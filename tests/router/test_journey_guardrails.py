@@ -165,12 +165,8 @@ async def test_a_rollback_needs_no_store(bad_file, redis_server):
 async def test_a_pause_and_its_end_from_the_command_line(tmp_path):
     settings = SETTINGS | {"store": {"directory": str(tmp_path / "store")}}
     store = EmbeddedStore(tmp_path / "store")
-    presence.tell(
-        store,
-        presence.LEARNER,
-        "l",
-        {"state": "reading", "version": 4, "gate": {"words": "passed"}, "records_per_s": 31.5},
-    )
+    facts = {"state": "reading", "version": 4, "gate": {"words": "passed"}, "records_per_s": 31.5}
+    store.put(presence.LEARNER, "l", json.dumps(facts).encode(), 600.0)
     publisher = Publisher(store, KEY)
     async with running_router(settings, FakeNode("a")) as router:
 
@@ -215,6 +211,7 @@ async def test_exploration_is_told_and_costs_what_it_says():
         "models": {"m": {"gib": 7.0}},
     }
     async with running_router(settings, *nodes()) as router:
+        await until(lambda: router.router.fleet.at(router.clock()).resident("m").all())
         for _ in range(10):
             await router.post()
         page = (await router.get("/metrics")).body.decode()
