@@ -10,6 +10,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from benchmarks import swap as swaps
 from benchmarks.loadgen import Plan
 from benchmarks.processes import BenchmarkError, on_core
 from benchmarks.runs import carried_out
@@ -55,6 +56,11 @@ class Effort:
     def decisions(self) -> int:
         """That are timed for each policy and size of fleet, five times over."""
         return 800 * self.seconds
+
+    @property
+    def swaps(self) -> int:
+        """Of weights, three seconds apart."""
+        return 2 * self.seconds
 
     @property
     def fed_rounds(self) -> int:
@@ -152,6 +158,17 @@ def feedback(place: Place, effort: Effort, systems: Sequence[str]) -> Iterator[M
     yield Measured("feedback", what, "untold", "p50_us", compared_)
 
 
+def swap(place: Place, effort: Effort, systems: Sequence[str]) -> Iterator[Measured]:  # noqa: ARG001 - as all measures
+    """Requests near swaps of weights, and away from them."""
+    what = f"POST /route and its report, one client; {effort.swaps} swaps of published weights, near them and away from them"
+    with nodes(place) as ports:
+        repeats = tuple(
+            compared(swaps.measured(place, ports, effort.swaps), "away", "p50_ms")
+            for _ in range(effort.repeats)
+        )
+    yield Measured("swap", what, "away", "p50_ms", repeats)
+
+
 #: Every measure, in the order they run.
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
@@ -162,6 +179,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "latency": latency,
         "stream": stream,
         "start": start,
+        "swap": swap,
     }
 )
 

@@ -33,7 +33,7 @@ _SATURATED = 0.9
 #: Repeats further apart than this share of their median are worth a word.
 _NOISY = 0.25
 _COLUMNS = {
-    "rate_per_s": "per s", "ratio": "x", "p50_ms": "p50 ms", "p99_ms": "p99 ms",
+    "rate_per_s": "per s", "ratio": "x", "p50_ms": "p50 ms", "p99_ms": "p99 ms", "p999_ms": "p99.9 ms", "max_ms": "max ms", "added_ms": "added ms",
     "added_p50_ms": "added p50 ms", "added_p99_ms": "added p99 ms",
     "first_p50_ms": "first p50 ms", "first_p99_ms": "first p99 ms",
     "added_first_p50_ms": "added first p50 ms", "added_first_p99_ms": "added first p99 ms",
@@ -75,6 +75,7 @@ TARGETS = (
     Target("latency", "router", "added_p50_ms", False, 0.4),
     Target("latency", "router", "added_p99_ms", False, 1.0),
     Target("proxy", "router", "pss_mb", False, 80.0),
+    Target("swap", "near", "added_ms", False, 1.0),
 )
 
 

@@ -77,8 +77,8 @@ def refusing(veto: Veto) -> Change:
     """These weights are refused; with the second ones within an hour the heuristic serves until a person acts."""
 
     def change(before: Control) -> Control:
-        if before.veto_of(veto.sha256) is not None:
-            return before
+        if before.veto_of(veto.sha256) is not None or veto.at_s <= before.resumed_at_s:
+            return before  # known, or told too late: a person has let everything go on since
         vetoes = (*before.vetoes, veto)[-MOST_VETOES:]
         since_s = max(veto.at_s - WITHIN_S, before.resumed_at_s)
         is_stopped = sum(one.at_s > since_s for one in vetoes) >= MOST_ROLLBACKS

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from ccr import log
-from ccr.control import Change, Control, ControlError, opened, signed
+from ccr.control import Change, Control, ControlError, opened, refusing, signed
 from router.publishing.memory import Memory
 from router.store.backoff import Backoff
 from router.store.store import FencedError, Store, StoreError
@@ -71,6 +71,8 @@ class Board:
             return
         try:
             self.control = opened(found, self._key)
+            # The process before this one may have had no time to tell the store.
+            self._pending = [refusing(veto) for veto in self.control.vetoes]
         except ControlError as error:
             _log.warning("control.not_recalled", error=str(error))
 

@@ -180,7 +180,7 @@ class Guardian:
         else:
             self._force.fall_back()
         now_s = self._clock()
-        self._since_s, self._due_s = now_s, now_s + EVERY_S
+        self._since_s, self._due_s, self._deaf_s = now_s, now_s + EVERY_S, -math.inf
         self.watch.begin()
         self._judge.begin(
             on_trial=wanted is not None and wanted is self._offered and not self._has_passed(wanted)
@@ -236,8 +236,8 @@ class Guardian:
             )
         )
         self._passed = [one for one in self._passed if one is not weights]
-        self._deaf_s = self._clock() + RECOVER_S
         self.settle()
+        self._deaf_s = self._clock() + RECOVER_S
         if self.board.control.is_stopped:
             _log.error(
                 "weights.stopped",

@@ -70,9 +70,15 @@ def test_resuming_clears_refusals_unless_they_are_to_stay():
     assert after(resumed(2e9, keep_vetoes=True), before=control).vetoes == control.vetoes
 
 
+def test_a_refusal_that_is_told_after_a_person_resumed_changes_nothing():
+    control = after(resumed(2e9))
+
+    assert after(refusing(a_veto(at_s=1e9)), before=control) == control
+
+
 def test_only_so_many_refusals_are_remembered_and_they_fit():
     control = after(
-        *[refusing(a_veto(f"weights {k} \u00e9" * 6, 1e9 * k, why="w" * 200)) for k in range(100)]
+        *[refusing(a_veto("\u00e9" * 64, 1e9 * k, sha256=f"{k:064x}", why="w" * 200)) for k in range(1, 100)]
     )
 
     assert len(control.vetoes) == c.MOST_VETOES

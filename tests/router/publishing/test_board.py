@@ -192,3 +192,8 @@ def test_a_veto_is_remembered_before_the_store_has_it(tmp_path):
     again = a_board(store, memory=memory)
     again.recall()
     assert [veto.name for veto in again.control.vetoes] == ["a"]
+    del store.pointer
+    again.turn()
+    newcomer = a_board(store, "newcomer")
+    newcomer.turn()
+    assert [veto.name for veto in newcomer.control.vetoes] == ["a"]
