@@ -135,6 +135,6 @@ class Seats:
             )
         if any(trouble.kind in REFERENCE_ONLY for trouble in scenario.troubles):
             raise ConfigError(
-                f"nodes of scenario {scenario.name!r} crash, which is not compiled; "
-                "take a scenario without crashes, or `ccr evaluate` for this one"
+                f"nodes of scenario {scenario.name!r} crash, lie or fail, which is not compiled; "
+                "take a scenario without, or `ccr evaluate` for this one"
             )
