@@ -8,7 +8,7 @@ import pytest
 from ccr.book import SPEED
 from ccr.policies.least_cost import LeastCost
 from envs.simulator import simulate
-from rl.drills.drifts import DRIFTS, Times, begun_s, node_slow
+from rl.drills.drifts import DRIFTS, Times, node_slow
 from rl.drills.play import ARMS, FROZEN, ONLINE, TRUTH, played
 
 # Compiled code is kept on disk; the first run on a machine makes it.
@@ -96,9 +96,9 @@ def test_a_lie_instead_of_the_truth_costs(ends):
     right = ends["node-slow"][TRUTH]
     slow = int(np.argmax(right.told.speed[0, 0] / ends["node-slow"][FROZEN].told.speed[0, 0]))
 
-    def lie(books):
-        books.load[:, SPEED, :] *= 8.0
-        books.load[:, SPEED, slow] /= 16.0
+    def lie(sim):
+        sim.books.load[:, SPEED] *= 4.0
+        sim.books.load[:, SPEED, slow] /= 8.0
 
     lied = played(replace(case, tell=lie), POLICY, SEED, SHORT.drift_s)[TRUTH]
 
@@ -113,14 +113,18 @@ def test_an_episode_of_a_later_drift_is_counted_after_it():
 
 
 def test_two_models_trade_places_and_nobody_changes_in_the_middle_of_a_conversation():
-    before = DRIFTS["nothing"].case(SEED, Times()).arrivals
-    after = DRIFTS["popularity-swap"].case(SEED, Times()).arrivals
-    moved = before.model != after.model
+    arrivals = DRIFTS["popularity-swap"].case(SEED, Times()).arrivals
 
-    assert (begun_s(after)[moved] >= Times().drift_s).all()
-    assert len(np.unique(after.model[moved])) == 2
-    shares = [np.bincount(each.model[each.t > Times().counted_s]) for each in (before, after)]
-    assert shares[0].argmax() != shares[1].argmax()
+    shares = [
+        np.bincount(arrivals.model[kept], minlength=17) / kept.sum()
+        for kept in (arrivals.t < Times().drift_s, arrivals.t > Times().counted_s)
+    ]
+    told = np.unique(np.stack((arrivals.session, arrivals.model))[:, arrivals.session >= 0], axis=1)
+
+    assert shares[0].argmax() == 0
+    assert shares[1].argmax() == 16
+    assert shares[0][16] < 0.05 > shares[1][0]
+    assert len(np.unique(told[0])) == told.shape[1]  # one model for each conversation
 
 
 def test_answers_are_three_times_as_long_from_the_drift_on():
