@@ -223,6 +223,8 @@ class LiveFleet:
         now_s: float,
     ) -> None:
         """A placed request, which is over, was answered in full; times from its dispatch, ``None`` if it was not streamed."""
+        if not 0.0 <= total_s < math.inf or not (ttft_s is None or 0.0 <= ttft_s < math.inf):
+            return  # no times: a caller told nonsense
         if self.expected is not None and state.index >= 0:
             here = placed._replace(node=state.index)
             self.expected.learn(here, ttft_s, total_s, float(output_tokens), now_s)
@@ -392,6 +394,10 @@ class LiveFleet:
         if outcome.is_censored:
             return False  # the client or the router ended it: it says nothing about the node
         is_failure = outcome.is_node_failure
+        if not 0.0 <= latency_s < math.inf:  # a caller told nonsense: that it failed is still so
+            if not is_failure:
+                return False
+            latency_s = 0.0
         # Not from a refusal (4xx): it comes back fast and would draw traffic to the node that refuses.
         if (outcome is Outcome.OK and not was_cold) or is_failure:
             seen_s = max(latency_s, self.rules.penalty_s) if is_failure else latency_s
@@ -404,7 +410,9 @@ class LiveFleet:
         if before is Phase.PROBING and now_s - latency_s < state.health.until_s - 1e-6:
             return False  # sent before the ejection ended: it says nothing about how the node is now
         may_eject = is_failure and self._may_eject_softly()
-        state.health.record(outcome, now_s, u, refused=refused, may_eject_softly=may_eject)
+        state.health.record(
+            outcome, now_s, u, refused=refused, may_eject_softly=may_eject, sent_s=now_s - latency_s
+        )
         ejected = state.health.phase is Phase.EJECTED and before is not Phase.EJECTED
         self.ejections_total += ejected
         if state.index >= 0:

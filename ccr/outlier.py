@@ -56,6 +56,7 @@ class Health:
     rules: OutlierRules
     phase: Phase = Phase.HEALTHY
     failures: int = 0
+    failing_since_s: float = 0.0
     timeouts: int = 0
     ejections: int = 0
     until_s: float = 0.0
@@ -71,6 +72,7 @@ class Health:
         *,
         refused: bool = False,
         may_eject_softly: bool = True,
+        sent_s: float | None = None,
     ) -> None:
         """Take in how a request ended.
 
@@ -80,12 +82,15 @@ class Health:
             u: jitter draw, in [0, 1).
             refused: nothing listened: hard evidence.
             may_eject_softly: false while too much of the fleet is out already.
+            sent_s: when the request was sent; ``None``: now.
         """
         if outcome.is_censored:
             return
         if not outcome.is_node_failure:
-            self._succeed(now_s)
+            self._succeed(now_s, now_s if sent_s is None else sent_s)
             return
+        if not self.failures:
+            self.failing_since_s = now_s
         self.failures += 1
         self.timeouts = self.timeouts + 1 if outcome is Outcome.TIMEOUT else 0
         if refused:
@@ -117,8 +122,11 @@ class Health:
             return 1.0
         return min(max((now_s - self.healthy_since_s) / self.rules.slow_start_s, 0.1), 1.0)
 
-    def _succeed(self, now_s: float) -> None:
-        self.failures = self.timeouts = 0
+    def _succeed(self, now_s: float, sent_s: float) -> None:
+        self.timeouts = 0
+        # What was under way before the first failure may well end: a node can fail all that is new.
+        if sent_s >= self.failing_since_s or not self.failures or self.phase is Phase.PROBING:
+            self.failures = 0
         if self.phase is Phase.PROBING:
             self.phase = Phase.HEALTHY
             self.healthy_since_s = now_s

@@ -29,6 +29,8 @@ Ints = NDArray[np.int64]
 NEVER: Final = -1
 SHARE_KEPT_S: Final = 2.0
 """How long what other routers placed stays in a ledger after they were last heard, as by the router's default."""
+REFERENCE_ONLY: Final = frozenset({"crash", "lie", "fail"})
+"""Kinds of trouble that the compiled simulator does not know."""
 
 
 class Arrivals(NamedTuple):
@@ -109,14 +111,15 @@ class Trouble:
 
     Args:
         kind: ``slow``: every step takes ``factor`` times as long; ``freeze``: telemetry stops; ``crash``: everything on
-            it is lost, and it comes back empty.
+            it is lost, and it comes back empty; ``lie``: telemetry shows an idle GPU and empty queues; ``fail``: what
+            is sent there fails at once, while what it has goes on.
         node: its column.
         from_s: when it begins.
         until_s: when it is over.
         factor: for ``slow``.
     """
 
-    kind: Literal["slow", "freeze", "crash"]
+    kind: Literal["slow", "freeze", "crash", "lie", "fail"]
     node: int
     from_s: float
     until_s: float

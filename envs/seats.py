@@ -16,7 +16,7 @@ from envs.kernel import stepping
 from envs.kernel.choice import Chooser, chooser_of
 from envs.kernel.episode import Sim, episode_of
 from envs.kernel.stepping import Play
-from envs.scenario import Arrivals, Scenario
+from envs.scenario import REFERENCE_ONLY, Arrivals, Scenario
 
 EXTRA_ACTIONS: Final = EXTRA
 """Besides the nodes: refuse, then hold."""
@@ -133,8 +133,8 @@ class Seats:
                 f"scenario {scenario.name!r} has {len(scenario.nodes)} nodes and the observation {self.max_nodes} "
                 f"rows; set max_nodes={len(scenario.nodes)}"
             )
-        if any(trouble.kind == "crash" for trouble in scenario.troubles):
+        if any(trouble.kind in REFERENCE_ONLY for trouble in scenario.troubles):
             raise ConfigError(
-                f"nodes of scenario {scenario.name!r} crash, which is not compiled; "
-                "take a scenario without crashes, or `ccr evaluate` for this one"
+                f"nodes of scenario {scenario.name!r} crash, lie or fail, which is not compiled; "
+                "take a scenario without, or `ccr evaluate` for this one"
             )

@@ -7,8 +7,8 @@ At equal times: nodes, then troubles, readings taken, readings arriving, ledgers
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from math import inf
 from typing import Final
@@ -30,9 +30,12 @@ from envs.episode import FAILED, OK, REJECTED, Episode, span_of
 from envs.kernel.choice import chooser_of
 from envs.kernel.stepping import compiled_episode
 from envs.node import EmulatedNode
-from envs.scenario import SHARE_KEPT_S, Arrivals, Scenario, Trouble, draws
+from envs.scenario import REFERENCE_ONLY, SHARE_KEPT_S, Arrivals, Scenario, Trouble, draws
 from envs.scenarios import scenario_of
 from envs.words import Finished, FirstToken, Job, NodeState, Place
+
+Told = Callable[[int, int, float, float], tuple[float, float]]
+"""What the routers are told: of a request and its node, time to first token and latency as they were, as told."""
 
 RETRIES: Final = 2
 """How often a request whose node broke is tried elsewhere, as the router's default."""
@@ -93,6 +96,8 @@ class _Frozen:
 
     telemetry: set[int] = field(default_factory=set)
     down: set[int] = field(default_factory=set)
+    lying: set[int] = field(default_factory=set)
+    failing: set[int] = field(default_factory=set)
 
 
 class Simulator:
@@ -102,9 +107,18 @@ class Simulator:
         scenario: what happens.
         policy: who decides; one value serves all replicas.
         seed: of arrivals, noise and draws.
+        told: what the routers are told of a request's time to first token and latency, given the request, its node and
+            both; as it was if nothing is given.
     """
 
-    def __init__(self, scenario: Scenario, policy: Policy, seed: int) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        policy: Policy,
+        seed: int,
+        told: Told = lambda _, __, ttft_s, latency_s: (ttft_s, latency_s),
+    ) -> None:
+        self._told = told
         self.scenario = scenario
         self.policy = policy
         self.seed = seed
@@ -230,14 +244,15 @@ class Simulator:
     def _finished(self, j: int, now_s: float) -> None:
         flight = self._flights.pop(j)
         fleet, state = flight.replica.fleet, flight.lease.state
-        latency_s = now_s - flight.dispatched_s
+        ttft_s, latency_s = self._told(
+            j, flight.node, flight.first_s - flight.dispatched_s, now_s - flight.dispatched_s
+        )
         flight.lease.release()
         fleet.record(state, Outcome.OK, latency_s, now_s, 0.5, was_cold=flight.was_cold)
         fleet.served(state, flight.request.model)
         if flight.lease.placed is not None:
             fleet.learn(
-                state, flight.lease.placed, flight.first_s - flight.dispatched_s, latency_s,
-                int(self.arrivals.output_tokens[j]), now_s,
+                state, flight.lease.placed, ttft_s, latency_s, int(self.arrivals.output_tokens[j]), now_s,
             )  # fmt: skip
         out = self._out
         out.total_s[j] = now_s - out.arrived_s[j]
@@ -256,8 +271,9 @@ class Simulator:
         node, broken = self.nodes[trouble.node], self._broken
         if trouble.kind == "slow":
             node.slow(trouble.factor if begins else 1.0, at_s)
-        elif trouble.kind == "freeze":
-            (broken.telemetry.add if begins else broken.telemetry.discard)(trouble.node)
+        elif trouble.kind != "crash":
+            marked = {"freeze": broken.telemetry, "lie": broken.lying, "fail": broken.failing}[trouble.kind]
+            (marked.add if begins else marked.discard)(trouble.node)
         elif begins:
             self._crash(trouble.node, at_s)
         else:
@@ -299,6 +315,10 @@ class Simulator:
         heappush(self._samples, (at_s + self.scenario.telemetry_period_s, n))
         if n not in self._broken.telemetry and n not in self._broken.down:
             reading = reading_of(self.nodes[n].state(), f"{n}.{self._boots[n]}")
+            if n in self._broken.lying:
+                reading = replace(
+                    reading, running=0.0, waiting=0.0, kv_used=0.0, gpu_free_gib=reading.gpu_total_gib
+                )
             due_s = at_s + self.scenario.telemetry_delay_s
             heappush(self._readings, (due_s, n, len(self._readings), reading))
 
@@ -415,8 +435,8 @@ class Simulator:
         was_cold = not fleet.resident(request.model)[n]
         lease = replica.ledger.lease(replica.fleet.states[n], request, now_s)
         self._flights[j] = _Flight(replica, lease, request, was_cold, n, now_s, tried=tried, retries=retries)
-        if n in self._broken.down:
-            self._broke(j, now_s, refused=True)
+        if n in self._broken.down or n in self._broken.failing:
+            self._broke(j, now_s, refused=n in self._broken.down)
             return
         number = replica.engine.priority(decision, self._out.arrived_s[j])
         self.nodes[n].submit(self._job(j, number), now_s)
@@ -499,8 +519,8 @@ def simulate(scenario: Scenario, policy: Policy, seed: int, engine: str = "auto"
     has_siblings = any(
         spec.base for spec in scenario.models.values()
     )  # the kernel prices them as whole models
-    crashes = any(trouble.kind == "crash" for trouble in scenario.troubles)
-    is_readable_only = scenario.batch_wait_s > 0.0 or crashes or has_siblings
+    is_foul = any(trouble.kind in REFERENCE_ONLY for trouble in scenario.troubles)
+    is_readable_only = scenario.batch_wait_s > 0.0 or is_foul or has_siblings
     rule = None if is_readable_only or engine == "reference" else chooser_of(policy)
     if rule is None:
         if engine == "compiled":

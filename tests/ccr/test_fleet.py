@@ -306,6 +306,21 @@ def test_what_an_outcome_teaches_about_latency(outcome, latency_s, learned_s):
     assert live.at(1.0).latency_s[0] == learned_s
 
 
+@pytest.mark.parametrize("nonsense", [float("nan"), float("inf"), -1.0], ids=str)
+def test_what_is_no_time_teaches_nothing_about_latency(nonsense):
+    """A caller may report anything; that a request failed is so whatever it says of the time."""
+    live = a_live_fleet("a")
+    live.record(live.state("a"), Outcome.OK, 2.0, 1.0, 0.5)
+
+    live.record(live.state("a"), Outcome.OK, nonsense, 2.0, 0.5)
+    learned_s = live.at(2.0).latency_s[0]
+    live.record(live.state("a"), Outcome.UPSTREAM_5XX, nonsense, 3.0, 0.5)
+
+    assert learned_s == 2.0
+    assert 2.0 < live.at(3.0).latency_s[0] <= 30.0
+    assert live.state("a").health.failures == 1
+
+
 def test_latency_is_a_decayed_mean():
     live = a_live_fleet("a", latency_weight=0.1)
 

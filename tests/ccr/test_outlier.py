@@ -47,6 +47,26 @@ def test_failures_in_a_row_eject(outcomes, phase, why):
     assert (health.phase, health.why, health.hard) == (phase, why, False)
 
 
+def test_what_was_under_way_before_a_node_began_to_fail_does_not_excuse_it():
+    """A node can fail all that is new at once while what it had goes on to its end."""
+    health = a_health()
+
+    for k in range(5):
+        health.record(ERROR, 10.0 + k, 0.5)
+        health.record(Outcome.OK, 10.5 + k, 0.5, sent_s=9.0)
+
+    assert health.phase is Phase.EJECTED
+
+
+def test_a_success_of_what_was_sent_since_ends_the_row_of_failures():
+    health = a_health(*[ERROR] * 4, now_s=10.0)
+
+    health.record(Outcome.OK, 12.0, 0.5, sent_s=11.0)
+    health.record(ERROR, 13.0, 0.5)
+
+    assert (health.phase, health.failures) == (Phase.HEALTHY, 1)
+
+
 def test_a_refused_connection_ejects_at_once_even_in_a_panic():
     health = a_health()
 

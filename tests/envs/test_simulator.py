@@ -311,6 +311,57 @@ def test_a_slow_node_is_slow_while_it_is_and_no_longer():
     assert after == pytest.approx(before)
 
 
+def test_a_liar_claims_to_be_idle_and_is_not_believed_about_its_ledger():
+    told = Watch(
+        RoundRobin(), note=lambda request, fleet: (fleet.running[1], fleet.gpu_free_gib[1], fleet.inflight[1])
+    )  # fmt: skip
+    scenario = a_day(poisson(6.0, 240), troubles=(Trouble("lie", 1, 15.0, 30.0),))
+
+    reference(scenario, told)
+
+    before, during, after = (
+        np.array([note for at_s, note in told.seen if from_s < at_s < until_s])
+        for from_s, until_s in ((1.0, 15.0), (16.0, 30.0), (31.0, 99.0))
+    )
+    assert before[:, 0].max() > 0.0 < after[:, 0].max()
+    assert (during[:, 0] == 0.0).all()
+    assert (during[:, 1] == GPUS["A10"].total_gib).all()
+    assert during[:, 2].max() > 0.0
+
+
+def test_a_node_that_fails_breaks_what_is_new_and_serves_what_it_has():
+    day = arrivals([1.0, 9.0, 11.0, 30.0], output=[900, 50, 50, 50])
+    scenario = a_day(day, troubles=(Trouble("fail", 0, 8.0, 20.0),))
+
+    episode = reference(scenario, AlwaysFirst())
+
+    assert (episode.status == OK).all()
+    assert episode.total_s[0] > 10.0
+    assert episode.node.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("kind", ["lie", "fail", "crash"])
+def test_what_the_kernel_does_not_know_it_is_not_given(kind):
+    scenario = a_day(poisson(1.0, 5), troubles=(Trouble(kind, 0, 1.0, 2.0),))
+
+    with pytest.raises(ConfigError, match="runs on the reference only"):
+        simulate(scenario, LeastRequest(), 1, engine="compiled")
+
+
+def test_routers_learn_what_they_are_told_and_nobody_waits_for_it():
+    scenario = a_day(poisson(2.0, 120))
+    honest = Simulator(scenario, RoundRobin(), 1)
+    doubled = Simulator(
+        scenario, RoundRobin(), 1, told=lambda j, node, ttft_s, latency_s: (ttft_s, 2.0 * latency_s)
+    )
+
+    episodes = honest.run(), doubled.run()
+
+    np.testing.assert_array_equal(episodes[0].total_s, episodes[1].total_s)
+    speeds = [each.replicas[0].fleet.expected.book.load[SPEED] for each in (honest, doubled)]
+    assert (speeds[1] > 1.3 * speeds[0]).all()
+
+
 def test_nothing_is_lost_silently_when_a_node_dies():
     scenario = a_day(poisson(6.0, 240, output=150), nodes=3, troubles=(Trouble("crash", 1, 12.0, 22.0),))
     simulator = Simulator(scenario, LeastRequest(), 1)
