@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "traces cut": ("envs.traces.cli:cut", "Take a part of a trace."),
     "calibrate": ("envs.calibration.cli:calibrate", "Fit node constants to profiles, traces and loads."),
     "evaluate": ("envs.evaluation.cli:evaluate", "Compare policies in simulation, on the same arrivals."),
+    "learn": ("rl.online.cli:command", "Learn from running routers: correct constants, retrain, publish."),
     "train": ("rl.cli:command", "Train the routing policy in simulation."),
     "bench decide": ("router.deciding:decide", "Measure how long one decision takes."),
     "tune": ("envs.tuning.cli:tune", "Fit the weights of a policy in simulation."),

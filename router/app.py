@@ -12,6 +12,7 @@ from typing import Self
 from fastapi import FastAPI
 
 from ccr import log
+from ccr.calibration import Calibration
 from ccr.expectations import Expectations, Facts
 from ccr.fleet import FleetRules, LiveFleet
 from ccr.policy import Policy
@@ -34,6 +35,7 @@ from router.feedback.make import Maker
 from router.feedback.spool import Spool
 from router.limits import Admission, RetryBudget
 from router.policies import PolicySwitch
+from router.publishing.calibrated import Calibrated
 from router.publishing.follower import Follower
 from router.publishing.memory import Memory
 from router.recording.recorder import Recorder
@@ -146,6 +148,7 @@ class Router:
         self.store = opened(settings.store)
         self.feeder: Feeder | None = None
         self.follower: Follower | None = None
+        self.calibrated: Calibrated | None = None
         self.stats = Stats()
         self.policies = PolicySwitch(settings)
         self.fleet = SharedFleet(
@@ -220,8 +223,9 @@ class Router:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.follower is not None:
-            await asyncio.to_thread(self.follower.stop)
+        for one in (self.follower, self.calibrated):
+            if one is not None:
+                await asyncio.to_thread(one.stop)
         await self._stack.aclose()
         await self.recordings.stop()
         if self.feeder is not None:
@@ -287,6 +291,13 @@ class Router:
             None if settings.directory is None else Memory(settings.directory),
         )
         self.follower.start()
+        loop = asyncio.get_running_loop()
+
+        def take(calibration: Calibration) -> None:
+            loop.call_soon_threadsafe(self.fleet.calibrate, calibration)
+
+        self.calibrated = Calibrated(self.store, settings.key.get_secret_value().encode(), take)
+        self.calibrated.start()
 
     def _record(self, recorder: Recorder | None) -> None:
         """Tell this recorder of requests, or none."""
