@@ -55,13 +55,19 @@ def made(nodes: int = NODES) -> list[bytes]:
 def append(store: Store, records: Sequence[bytes], count: int, already: int = 0) -> None:
     """Put so many into the store, the same ones over and over, under numbers of their own."""
     for begin in range(already, already + count, _AT_ONCE):
-        entries = [Entry(k, records[k % len(records)]) for k in range(begin, min(begin + _AT_ONCE, already + count))]
+        entries = [
+            Entry(k, records[k % len(records)]) for k in range(begin, min(begin + _AT_ONCE, already + count))
+        ]
         store.append(STREAM, "router", entries)
 
 
 def settings_of(url: str, directory: Path) -> Settings:
     """Of a learner that only reads."""
-    where = {"redis_url": url, "stream_length": _LENGTH} if url else {"directory": directory / "store", "stream_bytes": _BYTES}
+    where = (
+        {"redis_url": url, "stream_length": _LENGTH}
+        if url
+        else {"directory": directory / "store", "stream_bytes": _BYTES}
+    )
     return Settings(
         store=StoreSettings.model_validate(where),
         publication=PublicationSettings.model_validate({"key": KEY}),
@@ -75,7 +81,7 @@ def read(url: str, directory: Path, count: int) -> dict[str, float]:
     settings = settings_of(url, directory)
     store = store_of(settings)
     learner = Learner(settings, store, Shelf(directory / "learner", key_of(settings)))
-    learner._register = lambda _: None  # type: ignore[method-assign]  # noqa: SLF001 - MLflow has a process of its own
+    learner._register = _nothing  # type: ignore[method-assign]
     learner.turn()
     begun_s, cpu_s = time.perf_counter(), time.process_time()
     while learner.counts.records < count:
@@ -88,6 +94,10 @@ def read(url: str, directory: Path, count: int) -> dict[str, float]:
     learner.close()
     store.close()
     return found
+
+
+def _nothing(now_s: float) -> None:
+    """Register nothing."""
 
 
 def measured(kind: str, records: Sequence[bytes], count: int) -> dict[str, Any]:

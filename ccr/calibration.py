@@ -154,12 +154,14 @@ def _read(document: Any) -> Calibration:
     if document["form"] != _FORM:
         raise ValueError(f"form {document['form']!r}, and this release reads {_FORM}")
     nodes, models = {}, {}
-    for name, (speed, overhead_s, is_doubted) in document["nodes"].items():
+    for name, (told_speed, overhead_s, is_doubted) in document["nodes"].items():
         if not isinstance(is_doubted, bool):
             raise TypeError("a doubt is neither true nor false")
-        speed = _within("speed", speed, SPEEDS)
-        floor = max(speed, 1.0) if is_doubted else speed  # NaN stays NaN: max(nan, 1.0) is nan
-        nodes[int(name, 16)] = NodeConstants(floor, _within("overhead", overhead_s, OVERHEADS_S), is_doubted)
+        speed = _within("speed", told_speed, SPEEDS)
+        believed = max(speed, 1.0) if is_doubted else speed  # NaN stays NaN: it comes first
+        nodes[int(name, 16)] = NodeConstants(
+            believed, _within("overhead", overhead_s, OVERHEADS_S), is_doubted
+        )
     for name, (load_s, output_tokens) in document["models"].items():
         models[int(name, 16)] = ModelConstants(
             _within("load", load_s, LOADS_S), _within("length", output_tokens, LENGTHS)

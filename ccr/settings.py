@@ -574,11 +574,15 @@ class LearnerSettings(Section):
     retrain_every_s: Seconds = Field(
         600.0, description="Time between two retrainings; a drift brings the next one forward. 0: none."
     )
-    search_s: Seconds = Field(60.0, gt=0.0, description="Seconds of one core that the search of a retraining may take.")
+    search_s: Seconds = Field(
+        60.0, gt=0.0, description="Seconds of one core that the search of a retraining may take."
+    )
     episodes: int = Field(
         120, ge=100, description="Paired episodes in which what was found is judged against what serves."
     )
-    least_requests: int = Field(1000, ge=100, description="Recorded lately, below which nothing is retrained.")
+    least_requests: int = Field(
+        1000, ge=100, description="Recorded lately, below which nothing is retrained."
+    )
 
 
 class Settings(BaseSettings):

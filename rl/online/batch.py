@@ -37,8 +37,8 @@ _OK: Final = OUTCOMES.index(Outcome.OK)
 _FAILURES: Final = np.array([outcome.is_node_failure for outcome in OUTCOMES])
 _ROW: Final = {name: row for row, name in enumerate(COLUMNS)}
 _NUMBER: Final = np.dtype("<f4")
-#: Observed over expected time per token: beyond this it was not measured; an answer that came whole has next to none.
-_PLAUSIBLE: Final = (0.05, 50.0)
+#: Observed over expected: beyond this it was not measured. An answer that came whole has next to no time between tokens.
+_PLAUSIBLE: Final = (0.2, 50.0)
 #: What telemetry tells of a node counts while it is this fresh, and the router has this much there.
 _FRESH_S: Final = 2.0
 _LEAST_KNOWN: Final = 3.0
@@ -58,8 +58,8 @@ class Batch:
         has_failed: whether the node failed it.
         prompt_tokens: counted, or estimated.
         output_tokens: counted.
-        step: observed over expected seconds per token.
-        step_s: the expected.
+        step: observed over expected seconds per token, of answers that were streamed.
+        whole: observed over expected seconds from dispatch to end, of a warm node with room.
         first_s: dispatch to first byte, of a warm node with room.
         work_s: what of it was expected for prefill, that of those before it included.
         load_s: of a load from the source that it waited for.
@@ -78,7 +78,7 @@ class Batch:
     prompt_tokens: Floats
     output_tokens: Floats
     step: Floats
-    step_s: Floats
+    whole: Floats
     first_s: Floats
     work_s: Floats
     load_s: Floats
@@ -100,7 +100,7 @@ def batch_of(lessons: Sequence[Lesson]) -> Batch:
     return Batch(*[np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Batch)])
 
 
-def _part(size: int, looked: bool, lessons: list[Lesson]) -> Batch:  # noqa: FBT001 - of a key
+def _part(size: int, looked: bool, lessons: list[Lesson]) -> Batch:
     k = len(lessons)
     facts = np.array(
         [
@@ -113,32 +113,36 @@ def _part(size: int, looked: bool, lessons: list[Lesson]) -> Batch:  # noqa: FBT
         dtype=np.float64,
     ).reshape(k, 9).T  # fmt: skip
     at_s, outcome, flags, queue_s, total_s, ttft_s, prompt, output, chosen = facts
-    flags, outcome = flags.astype(np.int64), outcome.astype(np.int64)
+    marks, ended = flags.astype(np.int64), outcome.astype(np.int64)
     ids = np.array([(one.model, one.session) for one in lessons], dtype=np.uint64).reshape(k, 2)
     unknown = np.full(k, np.nan)
     node = np.zeros(k, dtype=np.uint64)
     told_node, told = np.zeros(0, dtype=np.uint64), np.zeros(0)
-    step = step_s = first_s = work_s = load_s = stated_load_s = coverage = unknown
+    step = whole = first_s = work_s = load_s = stated_load_s = coverage = unknown
     if size and k:
         nodes = np.frombuffer(b"".join(one.nodes for one in lessons), dtype="<u8").reshape(k, size)
         here = np.arange(k), chosen.astype(np.int64)
         node = nodes[here]
         told_node, told = _told(nodes, _rows("columns", lessons, len(COLUMNS), size))
     if looked and size and k:
-        measured = (outcome == _OK) & ((flags & Flag.REPORTED) == 0)
+        measured = (ended == _OK) & ((marks & int(Flag.REPORTED)) == 0)
         pairs = _rows("pairs", lessons, len(PAIRS), size)
         mine = pairs[here[0], :, here[1]].T.astype(np.float64)
-        since_s, token_s = ttft_s - queue_s, (total_s - ttft_s) / np.maximum(output - 1.0, 1.0)
-        step_s = np.maximum(mine[STEP_AFTER_S], _SMALLEST_S)
-        step = _step(mine, measured, output, total_s - queue_s, token_s / step_s, step_s)
-        first_s, work_s = _first(mine, measured, since_s, total_s > ttft_s + _SMALLEST_S)
+        since_s, taken_s = ttft_s - queue_s, total_s - queue_s
+        expected_s = mine[BACKLOG_S] + mine[PREFILL_S] + mine[LOAD_WAIT_S] + mine[STEP_AFTER_S] * output
+        ratio = taken_s / np.maximum(expected_s, _SMALLEST_S)
+        step = _step(mine, measured, output, (total_s - ttft_s) / np.maximum(output - 1.0, 1.0), ratio)
+        is_plain = measured & (mine[RESIDENT] > 0.0) & (mine[LOAD_WAIT_S] == 0.0) & (mine[KV_WAIT_S] == 0.0)
+        low, high = _PLAUSIBLE
+        whole = np.where(is_plain & (output > 0.0) & (ratio > low) & (ratio < high), ratio, np.nan)
+        first_s, work_s = _first(mine, is_plain & np.isfinite(step), since_s)
         load_s, stated_load_s = _load(mine, measured, since_s)
         asked = np.frombuffer(b"".join(one.asked for one in lessons), dtype=_NUMBER).reshape(k, -1)
         coverage = asked[:, COVERAGE].astype(np.float64)
     return Batch(
-        at_s=at_s, model=ids[:, 0], node=node, session=ids[:, 1], is_end=(flags & Flag.WENT_ON) == 0,
-        has_failed=_FAILURES[outcome], prompt_tokens=prompt, output_tokens=np.where(outcome == _OK, output, np.nan),
-        step=step, step_s=step_s, first_s=first_s, work_s=work_s, load_s=load_s, stated_load_s=stated_load_s,
+        at_s=at_s, model=ids[:, 0], node=node, session=ids[:, 1], is_end=(marks & int(Flag.WENT_ON)) == 0,
+        has_failed=_FAILURES[ended], prompt_tokens=prompt, output_tokens=np.where(ended == _OK, output, np.nan),
+        step=step, whole=whole, first_s=first_s, work_s=work_s, load_s=load_s, stated_load_s=stated_load_s,
         coverage=coverage, told_node=told_node, told=told,
     )  # fmt: skip
 
@@ -149,32 +153,23 @@ def _rows(name: str, lessons: list[Lesson], rows: int, size: int) -> NDArray[np.
 
 
 def _step(
-    mine: Floats,
-    measured: NDArray[np.bool_],
-    output: Floats,
-    taken_s: Floats,
-    ratio: Floats,
-    step_s: Floats,
+    mine: Floats, measured: NDArray[np.bool_], output: Floats, token_s: Floats, whole: Floats
 ) -> Floats:
     """Observed over expected time per token.
 
     Who hands out an answer late and all at once would seem to decode fast: a node is only as fast as its whole
     answers are.
     """
-    expected_s = mine[BACKLOG_S] + mine[PREFILL_S] + mine[LOAD_WAIT_S] + step_s * output
-    whole = np.minimum(taken_s / np.maximum(expected_s, _SMALLEST_S), 1.0)
+    ratio = token_s / np.maximum(mine[STEP_AFTER_S], _SMALLEST_S)
     low, high = _PLAUSIBLE
     is_good = measured & (output > 1.0) & (ratio > low) & (ratio < high)
-    return np.where(is_good, np.where(ratio < 1.0, np.maximum(ratio, whole), ratio), np.nan)
+    return np.where(is_good, np.where(ratio < 1.0, np.maximum(ratio, np.minimum(whole, 1.0)), ratio), np.nan)
 
 
-def _first(
-    mine: Floats, measured: NDArray[np.bool_], since_s: Floats, is_streamed: NDArray[np.bool_]
-) -> tuple[Floats, Floats]:
+def _first(mine: Floats, is_plain: NDArray[np.bool_], since_s: Floats) -> tuple[Floats, Floats]:
     """Dispatch to first byte where nothing but prefill and the round under way was to be waited for, and those."""
-    is_plain = (mine[RESIDENT] > 0.0) & (mine[LOAD_WAIT_S] == 0.0) & (mine[KV_WAIT_S] == 0.0)
-    is_good = measured & is_streamed & is_plain & (since_s > 0.0)
     work_s = mine[BACKLOG_S] + mine[PREFILL_S] + np.where(mine[BUSY] > 0.0, 0.5 * mine[STEP_BEFORE_S], 0.0)
+    is_good = is_plain & (since_s > 0.0)
     return np.where(is_good, since_s, np.nan), np.where(is_good, work_s, np.nan)
 
 
@@ -182,7 +177,9 @@ def _load(mine: Floats, measured: NDArray[np.bool_], since_s: Floats) -> tuple[F
     """A load from the source that this request began, as long as it took and as expected."""
     before_s = np.maximum(mine[LOAD_WAIT_S] - mine[LOAD_S], 0.0)
     seen_s = since_s - before_s - mine[PREFILL_S]
-    began = (mine[RESIDENT] == 0.0) & (mine[IS_LOADING] == 0.0) & (mine[IN_HOST] == 0.0) & (mine[LOAD_S] > 0.0)
+    began = (
+        (mine[RESIDENT] == 0.0) & (mine[IS_LOADING] == 0.0) & (mine[IN_HOST] == 0.0) & (mine[LOAD_S] > 0.0)
+    )
     is_good = measured & began & (seen_s > 0.0)
     return np.where(is_good, seen_s, np.nan), np.where(is_good, mine[LOAD_S], np.nan)
 

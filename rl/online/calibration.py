@@ -93,16 +93,25 @@ class ModelState:
 
 @dataclass(slots=True)
 class Calibrator:
-    """Constants of all nodes and models."""
+    """Constants of all nodes and models.
+
+    Args:
+        nodes: by hash.
+        models: by hash.
+        clock_speed: of the routers: how fast constants may move is by their clock.
+    """
 
     nodes: dict[int, NodeState] = field(default_factory=dict)
     models: dict[int, ModelState] = field(default_factory=dict)
     _steps: Windows = field(default_factory=lambda: Windows(WINDOW))
+    _wholes: Windows = field(default_factory=lambda: Windows(WINDOW))
     _firsts: Windows = field(default_factory=lambda: Windows(WINDOW, 2))
     _told: Windows = field(default_factory=lambda: Windows(WINDOW))
     _loads: Windows = field(default_factory=lambda: Windows(64, 2))
     _lengths: Windows = field(default_factory=lambda: Windows(WINDOW))
+    clock_speed: float = 1.0
     _turned_s: float = math.nan
+    _anew_s: dict[int, float] = field(default_factory=dict)
 
     def add(self, batch: Batch) -> None:
         """Take in what was read."""
@@ -111,6 +120,7 @@ class Calibrator:
         has_node = batch.node != 0
         nodes, at_s, whose = batch.node, batch.at_s, batch.session
         self._steps.add(nodes, np.where(has_node, np.log(batch.step), np.nan), at_s, whose)
+        self._wholes.add(nodes, np.where(has_node, np.log(batch.whole), np.nan), at_s, whose)
         self._firsts.add(nodes, np.stack((batch.first_s, batch.work_s)), at_s, whose)
         # A load is the node's as much as the model's: no node tells alone how long a model takes.
         self._loads.add(batch.model, np.stack((batch.load_s, batch.stated_load_s)), at_s, nodes)
@@ -127,14 +137,19 @@ class Calibrator:
         Args:
             now_s: seconds since 1970.
         """
-        passed_min = 0.0 if math.isnan(self._turned_s) else min(max(now_s - self._turned_s, 0.0), 60.0) / 60.0
+        passed_s = 0.0 if math.isnan(self._turned_s) else max(now_s - self._turned_s, 0.0) * self.clock_speed
+        passed_min = min(passed_s, 60.0) / 60.0
         self._turned_s, since_s = now_s, now_s - WINDOW_S
         for key in self._told.keys:
             self._doubt(self.nodes.setdefault(key, NodeState()), self._told.latest(key, since_s)[0][0])
-        for key in self._steps.keys:
+        for key in self._wholes.keys:
             self._turn_node(key, since_s, passed_min)
         for key in self._lengths.keys:
             self._turn_model(key, since_s, passed_min)
+
+    def begin_anew(self, key: int, since_s: float) -> None:
+        """A node or a model is another one since then: what was seen of it before counts no more."""
+        self._anew_s[key] = max(since_s, self._anew_s.get(key, -math.inf))
 
     def calibration(self) -> Calibration:
         """What is known well enough to be told to routers."""
@@ -179,7 +194,12 @@ class Calibrator:
 
     def _turn_node(self, key: int, since_s: float, passed_min: float) -> None:
         state = self.nodes.setdefault(key, NodeState())
-        seen, whose = self._steps.latest(key, since_s)
+        since_s = max(since_s, self._anew_s.get(key, since_s))
+        seen, whose = self._wholes.latest(key, since_s)
+        streamed, theirs = self._steps.latest(key, since_s)
+        is_streamed = streamed.shape[1] >= max(LEAST_ANSWERS, seen.shape[1] // 4)
+        if is_streamed:  # else an answer as a whole says nearly as much
+            seen, whose = streamed, theirs
         state.answers = seen.shape[1]
         if state.answers < LEAST_ANSWERS:
             return
@@ -189,7 +209,7 @@ class Calibrator:
         low, high = np.log(SPEEDS)
         state.speed = float(np.clip(_towards(state.speed, found, passed_min), low, high))
         firsts, whose = self._firsts.latest(key, since_s)
-        if firsts.shape[1] < LEAST_ANSWERS:
+        if not is_streamed or firsts.shape[1] < LEAST_ANSWERS:
             return
         fitted = regressed(firsts[0], firsts[1], capped(whose, SESSION_SHARE), math.exp(state.speed))
         prefill = math.log(_limited(fitted.prefill, SPEEDS))
@@ -201,10 +221,11 @@ class Calibrator:
 
     def _turn_model(self, key: int, since_s: float, passed_min: float) -> None:
         state = self.models.setdefault(key, ModelState())
-        lengths, whose = self._lengths.latest(key, since_s)
+        anew_s = self._anew_s.get(key, since_s)
+        lengths, whose = self._lengths.latest(key, max(since_s, anew_s))
         if lengths.shape[1] >= LEAST_ANSWERS:
             state.output_tokens = clipped_mean(lengths[0], capped(whose, SESSION_SHARE), _LENGTH_TIMES)
-        loads, whose = self._loads.latest(key, since_s - WINDOW_S)  # rare, and they hardly change
+        loads, whose = self._loads.latest(key, max(since_s - WINDOW_S, anew_s))  # rare, and they hardly change
         state.loads = loads.shape[1]
         if state.loads < LEAST_LOADS:
             return

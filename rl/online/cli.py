@@ -32,7 +32,12 @@ _ONCE_S: Final = 1200.0
 @click.command("learn")
 @CONFIG
 @click.option("--once", is_flag=True, help="Read what is there, retrain once if it is enough, and end.")
-@click.option("--json", "as_json", is_flag=True, help="Print how it is as JSON: at the end with --once, else every ten seconds.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print how it is as JSON: at the end with --once, else every ten seconds.",
+)
 def command(config_path: Path | None, *, once: bool, as_json: bool) -> None:
     """Learn from the records of running routers until SIGTERM or Ctrl-C: correct constants, see drift, retrain, publish.
 
@@ -70,7 +75,9 @@ def store_of(settings: Settings) -> Store:
     """
     store = opened(settings.store.model_copy(update={"timeout_s": _TIMEOUT_S}))
     if store is None:
-        raise ConfigError("there is nothing to learn from: set `store.redis_url` or `store.directory`, as the routers have it")
+        raise ConfigError(
+            "there is nothing to learn from: set `store.redis_url` or `store.directory`, as the routers have it"
+        )
     return store
 
 

@@ -19,7 +19,7 @@ from rl.online.batch import Batch
 from rl.online.windows import Floats, Ids
 
 #: Blocks that say what is normal.
-LEARNED_BLOCKS: Final = 20
+LEARNED_BLOCKS: Final = 16
 #: Of those that were normal, the latest so many go on saying it.
 NORMAL_BLOCKS: Final = 120
 _SETTLED_EVERY: Final = 10
@@ -55,8 +55,8 @@ class Quantity(NamedTuple):
     least: float
 
 
-STEP: Final = Quantity("step", "time per token of node {}", 16, 1.2)
-PREFILL: Final = Quantity("prefill", "time to the first token on node {}, warm", 16, 1.3)
+SPEED: Final = Quantity("speed", "time of answers of node {}, warm", 8, 1.4)
+PREFILL: Final = Quantity("prefill", "time to the first token on node {}, warm", 8, 1.5)
 LOAD: Final = Quantity("load", "load time of model {}", 2, 1.25)
 LENGTH: Final = Quantity("length", "answer length of model {}", 24, 1.4)
 SHARE: Final = Quantity("share", "share of the requests for model {}", 3, 1.5)
@@ -151,12 +151,18 @@ class Stream:
         bounded = np.clip(off / spread, -2.0, 2.0)
         power = float(bounded @ bounded) or 1.0
         hangs = float(bounded[1:] @ bounded[:-1]) / power
-        hangs = min(max(hangs + (1.0 + 4.0 * hangs) / n, 0.0), _MOST_HANGING)  # few blocks show too little of it
+        hangs = min(
+            max(hangs + (1.0 + 4.0 * hangs) / n, 0.0), _MOST_HANGING
+        )  # few blocks show too little of it
         self._spread = spread * (1.0 + 3.0 / n) * math.sqrt((1.0 + hangs) / (1.0 - hangs))
 
     def _found(self, side: int, at_s: float) -> Drift | None:
         levels = np.array([value for value, _ in self._since[side]])
-        moved, since_s = float(np.median(levels)) - self._middle, self._since[side][0][1]
+        # The first of them may be of before, when the sum had begun to grow for no reason: the likeliest moment counts.
+        counts = np.arange(len(levels), 0, -1)
+        sums = np.cumsum((levels - self._middle)[::-1])[::-1]
+        begin = int(np.argmax(np.where(sums * (1.0 - 2.0 * side) > 0.0, sums**2 / counts, 0.0)))
+        moved, since_s = float(np.median(levels[begin:])) - self._middle, self._since[side][begin][1]
         if abs(moved) < math.log(self.quantity.least):
             del self._since[side][:-LEARNED_BLOCKS]  # it has moved, but by too little to be told
             self._sums[side] = BAR
@@ -196,7 +202,7 @@ class Detector:
         """Take in what was read; drifts that it shows."""
         found: list[Drift] = []
         with np.errstate(divide="ignore", invalid="ignore"):
-            found += self._numbers(STEP, batch.node, np.log(batch.step), batch.at_s)
+            found += self._numbers(SPEED, batch.node, np.log(batch.whole), batch.at_s)
             first = np.log(batch.first_s / np.maximum(batch.work_s, 1e-4))
             found += self._numbers(PREFILL, batch.node, first, batch.at_s)
             found += self._numbers(LOAD, batch.model, np.log(batch.load_s), batch.at_s)

@@ -27,12 +27,12 @@ from ccr.features import node_features, request_features
 from ccr.lesson import Flag, Lesson
 from ccr.look import Look
 from ccr.policies.learned import SHIPPED
-from ccr.publication import Publication
+from ccr.publication import NOTHING, Publication
 from ccr.settings import Settings
 from rl.online import live, retrain
 from rl.online.batch import Batch, batch_of
 from rl.online.calibration import Calibrator
-from rl.online.drift import LENGTH, RATE, SHARE, Detector, Drift
+from rl.online.drift import LENGTH, LOAD, PREFILL, RATE, SHARE, SPEED, Detector, Drift
 from rl.online.processes import Process
 from rl.online.registering import KEY as KEY_VARIABLE
 from rl.online.retrain import Job, Verdict
@@ -88,7 +88,10 @@ class Gate:
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
-        found = {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self.verdict).items()}
+        found = {
+            name: round(value, 4) if isinstance(value, float) else value
+            for name, value in asdict(self.verdict).items()
+        }
         return found | {"at_s": round(self.at_s, 1), "why": self.why, "words": str(self.verdict)}
 
 
@@ -149,7 +152,7 @@ class Learner:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.calibrator = Calibrator()
+        self.calibrator = Calibrator(clock_speed=settings.server.clock_speed)
         self.detector = Detector()
         self.traffic = Traffic()
         self.counts = Counts()
@@ -163,7 +166,7 @@ class Learner:
         self._clock, self._wall = clock, wall
         self.owner = secrets.token_hex(6)
         kept = shelf.published()
-        self._publisher = Publisher(store, self._key, **({"last": kept[0].fence} if kept else {}), wall=wall)
+        self._publisher = Publisher(store, self._key, kept[0].fence if kept else NOTHING, wall=wall)
         self._inbox = Inbox(store, f"learner-{self.owner}", wall, clock_speed=settings.server.clock_speed)
         self._lease: Lease | None = None
         self._backoff = Backoff(longest_s=2.0)
@@ -292,7 +295,9 @@ class Learner:
             self._drifted(drift)
 
     def _note(self, lessons: list[Lesson], batch: Batch) -> None:
-        looked = [one for one in lessons[:: max(len(lessons) // 4, 1)] if one.flags & Flag.LOOKED and one.mask]
+        looked = [
+            one for one in lessons[:: max(len(lessons) // 4, 1)] if one.flags & Flag.LOOKED and one.mask
+        ]
         self._seen.extend(looked)
         if looked:
             self._nodes = looked[-1].node_ids().tolist()
@@ -300,6 +305,8 @@ class Learner:
             self._coverage = float(np.median(told)) if len(told) else self._coverage
 
     def _drifted(self, drift: Drift) -> None:
+        if drift.quantity in (SPEED, PREFILL, LOAD, LENGTH):
+            self.calibrator.begin_anew(drift.whose, drift.since_s)
         soon_s = self._clock() + _AFTER_DRIFT_S
         self._retrain_due_s = min(self._retrain_due_s, soon_s)
         _log.warning("learner.drift", **drift.as_json(self.names))
@@ -367,7 +374,9 @@ class Learner:
             self._shelf.enqueue(current, data, {})
 
     def _first_weights(self) -> bytes:
-        given = self._settings.policy.options.get("weights") if self._settings.policy.name == "learned" else None
+        given = (
+            self._settings.policy.options.get("weights") if self._settings.policy.name == "learned" else None
+        )
         return (Path(str(given)) if given else SHIPPED).read_bytes()
 
     def publish(self, data: bytes, reason: str, facts: Mapping[str, Any] | None = None) -> Publication | None:
@@ -434,7 +443,13 @@ class Learner:
     def _retrain_if_due(self, now_s: float) -> None:
         wanted = self._settings.learner
         is_due = wanted.retrain_every_s > 0.0 and now_s >= self._retrain_due_s
-        if self._work is None and self._ready is None and is_due and self.doing is Doing.READING and self.current is not None:
+        if (
+            self._work is None
+            and self._ready is None
+            and is_due
+            and self.doing is Doing.READING
+            and self.current is not None
+        ):
             self.begin_retraining()
 
     def begin_retraining(self) -> bool:
@@ -454,9 +469,17 @@ class Learner:
         retrain.prepare(self._shelf.work, self._job, fleet, rows, published[1], self._states())
         self._wanted = published[0].sha256
         self._work_begun_s = self._clock()
-        self._work = Process("rl.online.retrain", [str(self._shelf.work)], self._shelf.directory / "retraining.log")
+        self._work = Process(
+            "rl.online.retrain", [str(self._shelf.work)], self._shelf.directory / "retraining.log"
+        )
         self._is(Doing.RETRAINING)
-        _log.info("learner.retraining", requests=len(rows), nodes=len(fleet.nodes), models=len(fleet.models), why=why)
+        _log.info(
+            "learner.retraining",
+            requests=len(rows),
+            nodes=len(fleet.nodes),
+            models=len(fleet.models),
+            why=why,
+        )
         return True
 
     def _recorded(self) -> tuple[Any, str]:
@@ -467,7 +490,9 @@ class Learner:
         if drifts:
             newer = self.traffic.latest(max(one.since_s for one in drifts))
             if 2 * len(newer) >= self._settings.learner.least_requests:
-                rows = newer if len(newer) >= self._settings.learner.least_requests else rows[-2 * len(newer) :]
+                rows = (
+                    newer if len(newer) >= self._settings.learner.least_requests else rows[-2 * len(newer) :]
+                )
         return rows, lately[-1].told(self.names) if lately else "it was time"
 
     def _states(self) -> list[State]:

@@ -99,7 +99,9 @@ def seen(
     keys = [int(key) for key in np.unique(rows["model"])]
     count = {key: int((rows["model"] == key).sum()) for key in keys}
     keys.sort(key=lambda key: -count[key])
-    models = tuple((names.get(key, f"unknown-{key:016x}"), _shape(prices.model(names.get(key, "")))) for key in keys)
+    models = tuple(
+        (names.get(key, f"unknown-{key:016x}"), _shape(prices.model(names.get(key, "")))) for key in keys
+    )
     live = []
     for k, key in enumerate(nodes):
         state, spec = calibrator.nodes.get(key), specs.get(key)
@@ -120,7 +122,9 @@ def seen(
 
 def names_of(settings: Settings) -> dict[int, str]:
     """Hash -> id of every node and model that the config names."""
-    models = [version.id for entry in settings.catalogue().models.values() for version in entry.versions.values()]
+    models = [
+        version.id for entry in settings.catalogue().models.values() for version in entry.versions.values()
+    ]
     listed = [model for node in settings.nodes for model in node.models or ()]
     nodes = [spec.id for spec in _specs(settings)]
     return {hash64(name): name for name in (*settings.models, *models, *listed, *nodes)}
@@ -219,7 +223,9 @@ def _arrivals(
     known = rows["output"][np.isfinite(rows["output"])]
     typical = float(np.median(known)) if len(known) else _DEFAULT_OUTPUT
     output = np.where(np.isfinite(rows["output"]), rows["output"], typical)
-    most = np.array([_LARGEST * min(kv_tokens(GPUS[node.gpu], [spec]) for node in live.nodes) for spec in specs])
+    most = np.array(
+        [_LARGEST * min(kv_tokens(GPUS[node.gpu], [spec]) for node in live.nodes) for spec in specs]
+    )
     _, session = np.unique(rows["session"], return_inverse=True)
     unknown = np.full(len(t), -1, dtype=np.int64)
     return Arrivals(

@@ -24,7 +24,9 @@ class Process:
         env: on top of our own.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, module: str, arguments: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
         self._log = log
         with log.open("wb") as out:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules

@@ -38,8 +38,12 @@ def _facts(one: Waiting) -> RunFacts:
     facts: dict[str, Any] = dict(one.facts)
     gate = facts.pop("gate", None) or {}
     metrics = {f"gate.{name}": float(value) for name, value in gate.items() if not isinstance(value, bool)}
-    told = {name: facts[name] for name in ("epoch", "version", "reason", "sha256", "why") if name in facts}
-    return RunFacts(params={_PUBLISHED: one.name, **told}, metrics=metrics, name=f"{facts['name']} ({facts['reason']})")
+    told: dict[str, Any] = {
+        name: facts[name] for name in ("epoch", "version", "reason", "sha256", "why") if name in facts
+    }
+    return RunFacts(
+        params={_PUBLISHED: one.name, **told}, metrics=metrics, name=f"{facts['name']} ({facts['reason']})"
+    )
 
 
 def _known(registry: Registry, one: Waiting) -> int | None:

@@ -155,7 +155,11 @@ def searched(
 
 
 def judged(
-    days: Sequence[Day], candidate: Network, current: Network, report: Callable[[str, float], None], cores: Cores
+    days: Sequence[Day],
+    candidate: Network,
+    current: Network,
+    report: Callable[[str, float], None],
+    cores: Cores,
 ) -> Verdict:
     """The candidate against what serves; ended early where it can only lose.
 
@@ -175,7 +179,9 @@ def judged(
             break
     means, half = logs.mean(axis=0), _half(logs)
     cost, p99 = (float(np.exp(one)) for one in means)
-    low, high, p99_high = (float(np.exp(one)) for one in (means[0] - half[0], means[0] + half[0], means[1] + half[1]))
+    low, high, p99_high = (
+        float(np.exp(one)) for one in (means[0] - half[0], means[0] + half[0], means[1] + half[1])
+    )
     has_passed = len(logs) >= LEAST_EPISODES and high < COST_BAR and p99_high < P99_BAR
     return Verdict(
         has_passed, cost, low, high, p99, p99_high, float(np.exp(mine[:, 0].mean())), len(logs),
@@ -202,7 +208,8 @@ def retrained(directory: Path, limit: Limit = unlimited, cores: Cores | None = N
     found, generations = searched(directory, job, current, report, cores)
     proposed = limit(current, found, states(directory))
     saved = weights.save(
-        Weights(proposed, _manifest(directory, job, generations, time.perf_counter() - begun_s)), directory / _FOUND
+        Weights(proposed, _manifest(directory, job, generations, time.perf_counter() - begun_s)),
+        directory / _FOUND,
     )
     first = live.EXAM_SEEDS + int(saved.sha256[:12], 16) % _SPREAD_SEEDS
     verdict = judged(live.days(directory, first, job.episodes), saved.network, current, report, cores)
@@ -226,8 +233,10 @@ def prepare(
     live.keep(fleet, rows, directory)
     (directory / _CURRENT).write_bytes(current)
     with (directory / "states.npz").open("wb") as file:
-        arrays = {f"{name}-{k}": getattr(state, name) for k, state in enumerate(seen) for name in State._fields}
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # its other keyword is not among them
+        arrays = {
+            f"{name}-{k}": getattr(state, name) for k, state in enumerate(seen) for name in State._fields
+        }
+        np.savez(file, **arrays)
     _put(directory / "job.json", asdict(job))
 
 

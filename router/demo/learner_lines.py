@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 _MOST_DRIFTS: Final = 3
+_LEAST_ANSWERS: Final = 20
 
 
 def lines(status: Mapping[str, Any], now_s: float) -> list[str]:
@@ -18,20 +19,31 @@ def lines(status: Mapping[str, Any], now_s: float) -> list[str]:
     doing = f"{status.get('state', 'unknown')} for {for_s:.0f} s"
     if progress := status.get("progress"):
         doing += f" ({progress['words']}, {progress['share']:.0%})"
-    found = [f"learner: {doing}; {status.get('records', 0):,} records, {status.get('records_per_s', 0.0):.0f}/s"]
+    found = [
+        f"learner: {doing}; {status.get('records', 0):,} records, {status.get('records_per_s', 0.0):.0f}/s"
+    ]
     if version:
         number = version.get("registered")
         where = f"in MLflow as {number}" if number else "not in MLflow yet"
-        found.append(f"  published: version {version['version']}, {version['name']} ({version['reason']}), {where}")
+        found.append(
+            f"  published: version {version['version']}, {version['name']} ({version['reason']}), {where}"
+        )
     found.append(f"  last gate: {gate['words']}" if gate else "  last gate: none yet")
-    found.append(f"  calibration: {_calibration(status.get('calibration') or {}, status.get('doubted') or [])}")
+    found.append(
+        f"  calibration: {_calibration(status.get('calibration') or {}, status.get('doubted') or [])}"
+    )
     drifts = status.get("drift") or []
-    found += [f"  drift: {one['words']}, since {max(now_s - one['since_s'], 0.0):.0f} s" for one in drifts[-_MOST_DRIFTS:]]
+    found += [
+        f"  drift: {one['words']}, since {max(now_s - one['since_s'], 0.0):.0f} s"
+        for one in drifts[-_MOST_DRIFTS:]
+    ]
     return found if drifts else [*found, "  drift: none"]
 
 
 def _calibration(found: Mapping[str, Any], doubted: list[str]) -> str:
-    nodes = {name: one for name, one in (found.get("nodes") or {}).items() if one.get("overhead_s") is not None}
+    nodes = {
+        name: one for name, one in (found.get("nodes") or {}).items() if one.get("answers", 0) >= _LEAST_ANSWERS
+    }
     if not nodes:
         return "no node has answered enough yet"
     words = [f"{name} {one['speed']:.2f}x" for name, one in list(nodes.items())[:8]]
