@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ccr.book import LOAD
+from ccr.book import BANDWIDTH, IN_BATCH, LOAD, PENDING, SPEED
 from ccr.lesson import OUTCOMES, Flag, Lesson, as_numbers
 from ccr.look import ASKED, COVERAGE, LOAD_S, LOAD_WAIT_S, PAIRS, PREFILL_S, RESIDENT, STEP_AFTER_S
 from ccr.types import COLUMNS, Outcome
@@ -13,7 +13,7 @@ _ROW = {name: row for row, name in enumerate(COLUMNS)}
 
 def an_answer(
     node=0, *, n=4, at_s=1000.0, speed=1.0, overhead_s=OVERHEAD_S, prefill_s=PREFILL, prefill_speed=None, output=50, model=7,
-    session=0, load_s=0.0, stated_load_s=6.0, outcome=Outcome.OK, inflight=0.0, told=None, streamed=True, flags=0, **fields,
+    session=0, load_s=0.0, stated_load_s=6.0, outcome=Outcome.OK, inflight=0.0, told=None, streamed=True, flags=0, pending=0.0, **fields,
 ):  # fmt: skip
     """A request at a node that takes ``speed`` times as long as expected; with ``load_s``, one that began a load.
 
@@ -23,7 +23,9 @@ def an_answer(
         told: running requests by the telemetry of every node, where the router has ``inflight``.
     """
     pairs, columns, load, asked = np.zeros((len(PAIRS), n)), np.zeros((len(COLUMNS), n)), np.zeros((len(LOAD), n)), np.zeros(len(ASKED))
+    load[SPEED] = load[BANDWIDTH] = 1.0
     pairs[RESIDENT], pairs[STEP_AFTER_S], pairs[PREFILL_S] = float(not load_s), STEP_S, prefill_s
+    load[PENDING], load[IN_BATCH] = pending, 4.0
     if load_s:
         pairs[LOAD_S] = pairs[LOAD_WAIT_S] = stated_load_s
     columns[_ROW["inflight"]] = inflight

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ccr.book import IN_BATCH, LOAD, PENDING
 from ccr.lesson import OUTCOMES, Flag, Lesson
 from ccr.look import (
     BACKLOG_S,
@@ -39,6 +40,7 @@ _ROW: Final = {name: row for row, name in enumerate(COLUMNS)}
 _NUMBER: Final = np.dtype("<f4")
 #: Observed over expected: beyond this it was not measured. An answer that came whole has next to no time between tokens.
 _PLAUSIBLE: Final = (0.2, 50.0)
+_PENDING: Final = 0.25  # of a node's requests: above that, too many wait for weights or prefill
 #: What telemetry tells of a node counts while it is this fresh, and the router has this much there.
 _FRESH_S: Final = 2.0
 _LEAST_KNOWN: Final = 3.0
@@ -132,11 +134,15 @@ def _part(size: int, looked: bool, lessons: list[Lesson]) -> Batch:
         expected_s = mine[BACKLOG_S] + mine[PREFILL_S] + mine[LOAD_WAIT_S] + mine[STEP_AFTER_S] * output
         ratio = taken_s / np.maximum(expected_s, _SMALLEST_S)
         step = _step(mine, measured, output, (total_s - ttft_s) / np.maximum(output - 1.0, 1.0), ratio)
+        load_s, stated_load_s = _load(mine, measured, since_s)
+        # Of a round that many wait for and few decode in, the length is not known: those are left out.
+        load = _rows("load", lessons, len(LOAD), size)[here[0], :, here[1]].T
+        measured = measured & (load[PENDING] <= _PENDING * load[IN_BATCH])
+        step = np.where(measured, step, np.nan)
         is_plain = measured & (mine[RESIDENT] > 0.0) & (mine[LOAD_WAIT_S] == 0.0) & (mine[KV_WAIT_S] == 0.0)
         low, high = _PLAUSIBLE
         whole = np.where(is_plain & (output > 0.0) & (ratio > low) & (ratio < high), ratio, np.nan)
         first_s, work_s = _first(mine, is_plain & np.isfinite(step), since_s)
-        load_s, stated_load_s = _load(mine, measured, since_s)
         asked = np.frombuffer(b"".join(one.asked for one in lessons), dtype=_NUMBER).reshape(k, -1)
         coverage = asked[:, COVERAGE].astype(np.float64)
     return Batch(

@@ -359,7 +359,7 @@ class Learner:
         current, kept = self._publisher.current(), self._shelf.published()
         if current is not None and (kept is None or current.fence >= kept[0].fence):
             self.current = current
-            if kept is None or current.fence > kept[0].fence:
+            if kept is None or current.fence > kept[0].fence or not self._shelf.has(current.fence):
                 self._adopt(current)
         elif kept is not None:
             self.publish(kept[1], "restored")

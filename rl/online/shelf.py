@@ -91,11 +91,16 @@ class Shelf:
     def enqueue(self, publication: Publication, data: bytes, facts: Mapping[str, Any]) -> None:
         """Let a published version wait for the registry, unless it is there, or waits, already."""
         name = name_of(publication.fence)
-        if (self.directory / _REGISTERED / name).exists() or (self.waiting_at / f"{name}.json").exists():
+        if self.has(publication.fence):
             return
         put(self.waiting_at / f"{name}.npz", data)
         known = {**asdict(publication), **facts}
         put(self.waiting_at / f"{name}.json", json.dumps(known).encode())
+
+    def has(self, fence: Fence) -> bool:
+        """Whether the registry has it, or it waits."""
+        name = name_of(fence)
+        return (self.directory / _REGISTERED / name).exists() or (self.waiting_at / f"{name}.json").exists()
 
     def waiting(self) -> list[Waiting]:
         """Versions that the registry does not have yet, in the order they were published."""

@@ -56,6 +56,13 @@ def test_times_that_a_caller_tells_say_nothing_of_speed():
     assert np.isnan(batch.whole).all()
 
 
+def test_where_most_wait_for_weights_or_prefill_nothing_is_said_of_speed():
+    batch = batch_of([an_answer(pending=3.0), an_answer(pending=1.0)])
+
+    assert np.isfinite(batch.whole).tolist() == [False, True]
+    assert np.isfinite(batch.step).tolist() == [False, True]
+
+
 def test_records_without_nodes_and_fleets_of_several_sizes_stand_side_by_side():
     rejected = OUTCOMES.index(Outcome.REJECTED)
     nobody = Lesson(at_s=1000.0, outcome=rejected, total_s=0.001, charged_s=0.001, model=9)
