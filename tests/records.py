@@ -22,7 +22,12 @@ def an_answer(
         n: how many there are; ids count from 100.
         told: running requests by the telemetry of every node, where the router has ``inflight``.
     """
-    pairs, columns, load, asked = np.zeros((len(PAIRS), n)), np.zeros((len(COLUMNS), n)), np.zeros((len(LOAD), n)), np.zeros(len(ASKED))
+    pairs, columns, load, asked = (
+        np.zeros((len(PAIRS), n)),
+        np.zeros((len(COLUMNS), n)),
+        np.zeros((len(LOAD), n)),
+        np.zeros(len(ASKED)),
+    )
     load[SPEED] = load[BANDWIDTH] = 1.0
     pairs[RESIDENT], pairs[STEP_AFTER_S], pairs[PREFILL_S] = float(not load_s), STEP_S, prefill_s
     load[PENDING], load[IN_BATCH] = pending, 4.0
@@ -51,7 +56,11 @@ def answers(rng, count, begin_s=1000.0, per_s=10.0, noise=0.1, speeds=(1.0, 1.0,
     found = []
     for k in range(count):
         node = k % len(speeds)
-        given = {"output": int(rng.integers(20, 80)), "prefill_s": float(rng.uniform(0.03, 0.3)), "model": 7 + k % 3} | fields
+        given = {
+            "output": int(rng.integers(20, 80)),
+            "prefill_s": float(rng.uniform(0.03, 0.3)),
+            "model": 7 + k % 3,
+        } | fields
         speed = speeds[node] * float(np.exp(noise * rng.standard_normal()))
         found.append(an_answer(node, at_s=begin_s + k / per_s, speed=speed, n=len(speeds), **given))
     return found

@@ -41,9 +41,8 @@ _NUMBER: Final = np.dtype("<f4")
 #: Observed over expected: beyond this it was not measured. An answer that came whole has next to no time between tokens.
 _PLAUSIBLE: Final = (0.2, 50.0)
 _PENDING: Final = 0.25  # of a node's requests: above that, too many wait for weights or prefill
-#: What telemetry tells of a node counts while it is this fresh, and the router has this much there.
+#: What telemetry tells of a node counts while it is this fresh.
 _FRESH_S: Final = 2.0
-_LEAST_KNOWN: Final = 3.0
 _SMALLEST_S: Final = 1e-4
 
 
@@ -67,8 +66,8 @@ class Batch:
         load_s: of a load from the source that it waited for.
         stated_load_s: the same as the router expected it.
         coverage: share of the traffic that its router sees.
-        told_node: of each reading, the node, shape ``(r,)``.
-        told: work that the node's telemetry told of over what the router had there, shape ``(r,)``.
+        told_node: nodes whose telemetry was fresh, shape ``(r,)``.
+        told: of each: requests that its telemetry told of, those that its router had there, and readings; sums, shape ``(3, r)``.
     """
 
     at_s: Floats
@@ -99,7 +98,9 @@ def batch_of(lessons: Sequence[Lesson]) -> Batch:
     for lesson in lessons:
         by_size[len(lesson.mask), bool(lesson.flags & Flag.LOOKED)].append(lesson)
     parts = [_part(size, looked, some) for (size, looked), some in by_size.items()] or [_part(0, False, [])]
-    return Batch(*[np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Batch)])
+    return Batch(
+        *[np.concatenate([getattr(part, one.name) for part in parts], axis=-1) for one in fields(Batch)]
+    )
 
 
 def _part(size: int, looked: bool, lessons: list[Lesson]) -> Batch:
@@ -119,7 +120,7 @@ def _part(size: int, looked: bool, lessons: list[Lesson]) -> Batch:
     ids = np.array([(one.model, one.session) for one in lessons], dtype=np.uint64).reshape(k, 2)
     unknown = np.full(k, np.nan)
     node = np.zeros(k, dtype=np.uint64)
-    told_node, told = np.zeros(0, dtype=np.uint64), np.zeros(0)
+    told_node, told = np.zeros(0, dtype=np.uint64), np.zeros((3, 0))
     step = whole = first_s = work_s = load_s = stated_load_s = coverage = unknown
     if size and k:
         nodes = np.frombuffer(b"".join(one.nodes for one in lessons), dtype="<u8").reshape(k, size)
@@ -191,9 +192,14 @@ def _load(mine: Floats, measured: NDArray[np.bool_], since_s: Floats) -> tuple[F
 
 
 def _told(nodes: Ids, columns: NDArray[np.float32]) -> tuple[Ids, Floats]:
-    """What fresh telemetry tells of a node's work, over what the router itself has there."""
-    known = columns[:, _ROW["inflight"]]
+    """What fresh telemetry tells of each node's work, and what the routers themselves had there.
+
+    Sums of all readings: where only busy moments were compared, a reading of a moment before would seem too low.
+    """
     age_s = columns[:, _ROW["telemetry_age_s"]]
-    is_good = (known >= _LEAST_KNOWN) & (age_s >= 0.0) & (age_s < _FRESH_S)
+    is_fresh = (age_s >= 0.0) & (age_s < _FRESH_S)
     told = columns[:, _ROW["running"]] + columns[:, _ROW["waiting"]]
-    return nodes[is_good], ((told[is_good] + 0.5) / (known[is_good] + 0.5)).astype(np.float64)
+    distinct, place = np.unique(nodes[is_fresh], return_inverse=True)
+    parts = (told, columns[:, _ROW["inflight"]], np.ones_like(told))
+    sums = [np.bincount(place, weights=part[is_fresh], minlength=len(distinct)) for part in parts]
+    return distinct, np.array(sums).reshape(3, len(distinct))

@@ -31,10 +31,11 @@ _OVERHEAD_PER_MIN_S: Final = 0.25
 _LOAD_PER_MIN: Final = math.log(2.0)
 _LOAD_LIMITS: Final = (0.2, 5.0)  # times what the routers expected
 _LENGTH_TIMES: Final = 8.0  # of the median; a single long answer is no trend
-#: Telemetry that tells of so much less work than there is, in the median, is not believed; more has to be seen to trust it again.
+#: Telemetry that tells of so much less work than there is, on average, is not believed; more has to be seen to trust it again.
 DOUBTED_BELOW: Final = 0.75
 _TRUSTED_ABOVE: Final = 0.85
-_LEAST_READINGS: Final = 30
+_LEAST_READINGS: Final = 100
+_LEAST_KNOWN: Final = 0.5  # requests that the routers had there, on average: with fewer, nothing can be told
 _FAILURES_MEMORY: Final = 50.0  # requests of a node
 
 # Of overhead and prefill speed, regressed together: how many answers the expectation counts for.
@@ -61,7 +62,7 @@ class NodeState:
         overhead_s: what a request takes besides.
         answers: that it rests on.
         failures: share of its requests that failed, decayed.
-        told: what its telemetry tells of over what it has, in the median; NaN where too little was told.
+        told: what its telemetry tells of over what the routers had there, on average; NaN where too little was told.
         is_doubted: whether that is too little.
     """
 
@@ -106,7 +107,7 @@ class Calibrator:
     _steps: Windows = field(default_factory=lambda: Windows(WINDOW))
     _wholes: Windows = field(default_factory=lambda: Windows(WINDOW))
     _firsts: Windows = field(default_factory=lambda: Windows(WINDOW, 2))
-    _told: Windows = field(default_factory=lambda: Windows(WINDOW))
+    _told: Windows = field(default_factory=lambda: Windows(WINDOW, 3))
     _loads: Windows = field(default_factory=lambda: Windows(64, 2))
     _lengths: Windows = field(default_factory=lambda: Windows(WINDOW))
     clock_speed: float = 1.0
@@ -126,9 +127,9 @@ class Calibrator:
         self._loads.add(batch.model, np.stack((batch.load_s, batch.stated_load_s)), at_s, nodes)
         has_model = (batch.model != 0) & (batch.output_tokens >= 1.0)
         self._lengths.add(batch.model, np.where(has_model, batch.output_tokens, np.nan), at_s, whose)
-        if len(batch.told):
-            now_s = np.full(len(batch.told), at_s.max())
-            self._told.add(batch.told_node, np.log(batch.told), now_s, np.zeros(len(now_s), dtype=np.uint64))
+        if len(batch.told_node):
+            now_s = np.full(len(batch.told_node), at_s.max())
+            self._told.add(batch.told_node, batch.told, now_s, np.zeros(len(now_s), dtype=np.uint64))
         self._count_failures(batch)
 
     def turn(self, now_s: float) -> None:
@@ -141,7 +142,7 @@ class Calibrator:
         passed_min = min(passed_s, 60.0) / 60.0
         self._turned_s, since_s = now_s, now_s - WINDOW_S
         for key in self._told.keys:
-            self._doubt(self.nodes.setdefault(key, NodeState()), self._told.latest(key, since_s)[0][0])
+            self._doubt(self.nodes.setdefault(key, NodeState()), self._told.latest(key, since_s)[0])
         for key in self._wholes.keys:
             self._turn_node(key, since_s, passed_min)
         for key in self._lengths.keys:
@@ -225,7 +226,9 @@ class Calibrator:
         lengths, whose = self._lengths.latest(key, max(since_s, anew_s))
         if lengths.shape[1] >= LEAST_ANSWERS:
             state.output_tokens = clipped_mean(lengths[0], capped(whose, SESSION_SHARE), _LENGTH_TIMES)
-        loads, whose = self._loads.latest(key, max(since_s - WINDOW_S, anew_s))  # rare, and they hardly change
+        loads, whose = self._loads.latest(
+            key, max(since_s - WINDOW_S, anew_s)
+        )  # rare, and they hardly change
         state.loads = loads.shape[1]
         if state.loads < LEAST_LOADS:
             return
@@ -247,10 +250,11 @@ class Calibrator:
 
     @staticmethod
     def _doubt(state: NodeState, told: Floats) -> None:
-        if len(told) < _LEAST_READINGS:
+        told_of, known, readings = told.sum(axis=1)
+        if readings < _LEAST_READINGS or known < _LEAST_KNOWN * readings:
             state.told = math.nan
             return
-        state.told = math.exp(float(np.median(told)))
+        state.told = float(told_of / known)
         state.is_doubted = state.told < (_TRUSTED_ABOVE if state.is_doubted else DOUBTED_BELOW)
 
 

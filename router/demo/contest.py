@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from router.demo.stage import Stage
-from router.demo.workload import PATIENCE_S, mix
+from router.demo.workload import PATIENCE_S, ServedModel, mix
 from router.load import ChatClient, closed_loop
 from router.load_progress import shown
 from router.load_tally import Summary, Tally, Window, percentile
@@ -117,10 +117,10 @@ async def background(stage: Stage, rules: Rules) -> None:
     await load(stage, replace(rules, clients=max(1, rules.clients // 10)), Tally(Window(), keep=1000))
 
 
-async def load(stage: Stage, rules: Rules, tally: Tally) -> float:
-    """Send the load of the demo; seconds it took."""
+async def load(stage: Stage, rules: Rules, tally: Tally, models: Sequence[ServedModel] = ()) -> float:
+    """Send the load of the demo, of all models or of these; seconds it took."""
     send = ChatClient(stage.session, stage.url, timeout_s=_patience_s(stage))
-    shots = [mix(stage.models).shots(rules.seed, number) for number in range(rules.clients)]
+    shots = [mix(models or stage.models).shots(rules.seed, number) for number in range(rules.clients)]
     return await closed_loop(send, shots, tally, think_s=rules.think_s / stage.speed, seed=rules.seed)
 
 

@@ -1,6 +1,7 @@
 """What happens when a node becomes slow: latency before, during and after, and a picture of it."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,12 +11,14 @@ from rich.console import Console
 from ccr.errors import ConfigError
 from router.demo.contest import Rules, load
 from router.demo.stage import Stage
+from router.demo.workload import ServedModel
 from router.load_tally import Sample, Tally, Window, percentile
 
 POLICY: Final = "learned"
 FACTOR: Final = 4.0
+_MODELS: Final = 2
 #: Of the whole run: until then all is well, and from there on it counts as after.
-_FROM, _AFTER = 1 / 3, 1 / 2
+_FROM, _AFTER = 1 / 4, 2 / 3
 _BINS: Final = 48
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 860, 380, 70, 50, 50
 
@@ -90,13 +93,19 @@ async def drifted(stage: Stage, rules: Rules, console: Console) -> Seen:
         f"{POLICY}: {whole_s:.0f} s of load; after {whole_s * _FROM:.0f} s {slow.id} becomes {FACTOR:g} times as slow"
     )
     async with asyncio.TaskGroup() as group:
-        group.create_task(load(stage, rules, tally))
+        group.create_task(load(stage, rules, tally, _few(stage.models)))
         group.create_task(
             _degrade(stage, rules.warmup_s + whole_s * _FROM, slow.url, f"{slow.id} is slow now", console)
         )
     learner = None if stage.learning is None else await asyncio.to_thread(stage.learning.status)
     good = [one for one in samples if not one.answer.error and one.due_s >= rules.warmup_s]
     return _seen(good, slow.id, rules.warmup_s, whole_s, stage.speed, learner)
+
+
+def _few(models: Sequence[ServedModel]) -> list[ServedModel]:
+    """One version each of as many models as every node holds: what is slow then is the node, not the loads."""
+    names = list(dict.fromkeys(model.name for model in models))[:_MODELS]
+    return [next(model for model in models if model.name == name) for name in names]
 
 
 async def _degrade(stage: Stage, after_s: float, url: str, words: str, console: Console) -> None:

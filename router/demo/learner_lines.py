@@ -42,7 +42,9 @@ def lines(status: Mapping[str, Any], now_s: float) -> list[str]:
 
 def _calibration(found: Mapping[str, Any], doubted: list[str]) -> str:
     nodes = {
-        name: one for name, one in (found.get("nodes") or {}).items() if one.get("answers", 0) >= _LEAST_ANSWERS
+        name: one
+        for name, one in (found.get("nodes") or {}).items()
+        if one.get("answers", 0) >= _LEAST_ANSWERS
     }
     if not nodes:
         return "no node has answered enough yet"

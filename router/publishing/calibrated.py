@@ -80,6 +80,8 @@ class Calibrated:
             self.refused[error.reason] += 1
             _log.error("calibration.refused", reason=error.reason, error=str(error))
             return
+        if not self.at_s:
+            _log.info("calibration.taken", nodes=len(found.nodes), models=len(found.models))
         self.at_s = found.at_s
         self._take(found)
 

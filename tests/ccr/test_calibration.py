@@ -21,7 +21,9 @@ KEY = b"a key of the tests"
 NODES = ("n1", "n2")
 
 
-def a_calibration(at_s=1000.0, *, speed=2.0, overhead_s=0.1, is_doubted=False, load_s=9.0, output_tokens=300.0):
+def a_calibration(
+    at_s=1000.0, *, speed=2.0, overhead_s=0.1, is_doubted=False, load_s=9.0, output_tokens=300.0
+):
     return Calibration(
         at_s,
         {hash64("n1"): NodeConstants(speed, overhead_s, is_doubted)},
@@ -30,7 +32,10 @@ def a_calibration(at_s=1000.0, *, speed=2.0, overhead_s=0.1, is_doubted=False, l
 
 
 def specs(*names):
-    return [NodeSpec(name, f"http://{name}", models=frozenset({"m"}), loads_on_demand=True, gpu_total_gib=24.0) for name in names]
+    return [
+        NodeSpec(name, f"http://{name}", models=frozenset({"m"}), loads_on_demand=True, gpu_total_gib=24.0)
+        for name in names
+    ]
 
 
 def expecting(**fields):
@@ -59,7 +64,9 @@ def test_what_is_not_known_stays_unknown():
     assert found.models[2].load_s == 3.0
 
 
-@pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: b"0" + d[1:], lambda d: d + b" ", lambda _: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda d: d[:-1], lambda d: b"0" + d[1:], lambda d: d + b" ", lambda _: b""]
+)
 def test_what_is_damaged_is_refused(damage):
     with pytest.raises(CalibrationError) as refusal:
         opened(damage(signed(a_calibration(), KEY)), KEY)
@@ -70,14 +77,25 @@ def test_what_is_damaged_is_refused(damage):
 def test_another_key_is_refused_and_so_is_the_signature_of_another_kind():
     text = signed(a_calibration(), KEY).partition(b"\n")[2]
 
-    for data in (signed(a_calibration(), b"another key of theirs"), sealed(text, KEY, b"ccr publication 1\n")):
+    for data in (
+        signed(a_calibration(), b"another key of theirs"),
+        sealed(text, KEY, b"ccr publication 1\n"),
+    ):
         with pytest.raises(CalibrationError) as refusal:
             opened(data, KEY)
         assert refusal.value.reason == "unsigned"
 
 
 @pytest.mark.parametrize(
-    "fields", [{"speed": 0.01}, {"speed": 50.0}, {"overhead_s": -1.0}, {"overhead_s": 60.0}, {"load_s": 0.0}, {"output_tokens": 1e9}]
+    "fields",
+    [
+        {"speed": 0.01},
+        {"speed": 50.0},
+        {"overhead_s": -1.0},
+        {"overhead_s": 60.0},
+        {"load_s": 0.0},
+        {"output_tokens": 1e9},
+    ],
 )
 def test_what_is_out_of_range_is_refused_though_it_is_signed(fields):
     with pytest.raises(CalibrationError) as refusal:
@@ -99,8 +117,12 @@ def test_what_makes_no_sense_is_refused_though_it_is_signed(text):
 
 
 def test_a_doubted_node_is_never_taken_for_fast():
-    assert opened(signed(a_calibration(speed=0.5, is_doubted=True), KEY), KEY).nodes[hash64("n1")].speed == 1.0
-    assert opened(signed(a_calibration(speed=2.0, is_doubted=True), KEY), KEY).nodes[hash64("n1")].speed == 2.0
+    assert (
+        opened(signed(a_calibration(speed=0.5, is_doubted=True), KEY), KEY).nodes[hash64("n1")].speed == 1.0
+    )
+    assert (
+        opened(signed(a_calibration(speed=2.0, is_doubted=True), KEY), KEY).nodes[hash64("n1")].speed == 2.0
+    )
 
 
 def test_it_fits_a_large_fleet():
@@ -138,7 +160,11 @@ def test_a_router_that_has_seen_enough_keeps_what_it_saw():
     expected.first_token(seen, 31.0)  # a load of 30 s instead of 5
     expected.leave(seen, 32.0, has_first_token=True)
     expected.learn(seen, 30.0, 31.0, 40.0, 32.0)
-    loads, lengths, speed = expected.book.load_s.copy(), expected.book.output_tokens.copy(), expected.book.load[SPEED, 0]
+    loads, lengths, speed = (
+        expected.book.load_s.copy(),
+        expected.book.output_tokens.copy(),
+        expected.book.load[SPEED, 0],
+    )
 
     expected.take(a_calibration())
 

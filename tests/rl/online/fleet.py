@@ -76,8 +76,7 @@ class Bench:
     def answers(self, rng, count, **fields):
         """Of the nodes of the config, ending about now."""
         begin_s = self.clock.now_s - count / 10.0 - 10.0
-        found = answers(rng, count, begin_s=begin_s, nodes=IDS, **fields)
-        return found
+        return answers(rng, count, begin_s=begin_s, nodes=IDS, **fields)
 
     def turn(self, learner, times=1, step_s=1.0):
         """Turns of a learner, each a little later."""

@@ -81,5 +81,5 @@ def test_no_records_are_an_empty_batch():
 def test_telemetry_is_held_against_what_the_router_has_there():
     batch = batch_of([an_answer(n=2, inflight=6.0, told=2.0), an_answer(n=2, inflight=1.0, told=0.0)])
 
-    assert batch.told == pytest.approx([2.5 / 6.5, 2.5 / 6.5])
+    assert batch.told.tolist() == [[2.0, 2.0], [7.0, 7.0], [2.0, 2.0]]
     assert batch.told_node.tolist() == [100, 101]

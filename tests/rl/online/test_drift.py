@@ -89,7 +89,10 @@ def test_a_node_that_becomes_slow_is_named_and_no_other_is():
     speed = next(one for one in found if one.quantity is SPEED)
     assert speed.factor == pytest.approx(2.0, rel=0.15)
     assert 1290.0 <= speed.since_s <= 1330.0
-    assert speed.told({101: "a10-1"}) == f"time of answers of node a10-1, warm: {speed.factor:.2f} times what it was"
+    assert (
+        speed.told({101: "a10-1"})
+        == f"time of answers of node a10-1, warm: {speed.factor:.2f} times what it was"
+    )
 
 
 def test_a_load_that_takes_twice_as_long_is_named():

@@ -41,7 +41,9 @@ def test_a_newer_one_is_taken_once(bench):
     assert [one.at_s for one in bench.taken] == [NOW_S - 5.0, NOW_S]
 
 
-@pytest.mark.parametrize("at_s", [NOW_S - 6.0, NOW_S - 5.0], ids=["older", "the same again, with something else in it"])
+@pytest.mark.parametrize(
+    "at_s", [NOW_S - 6.0, NOW_S - 5.0], ids=["older", "the same again, with something else in it"]
+)
 def test_one_that_was_put_back_is_refused(bench, at_s):
     bench.put(NOW_S - 5.0)
     bench.put(at_s, speed=4.0)
@@ -76,7 +78,11 @@ def test_a_store_that_is_away_is_no_trouble(bench, monkeypatch):
 
 
 async def test_a_running_router_takes_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(calibrated.Calibrated.__init__, "__defaults__", (0.02, *calibrated.Calibrated.__init__.__defaults__[1:]))
+    monkeypatch.setattr(
+        calibrated.Calibrated.__init__,
+        "__defaults__",
+        (0.02, *calibrated.Calibrated.__init__.__defaults__[1:]),
+    )
     settings = {"store": {"directory": str(tmp_path)}, "publication": {"key": SECRET.decode()}}
     store = EmbeddedStore(tmp_path)
     async with running_router(settings, FakeNode("a"), FakeNode("b")) as router:
