@@ -25,7 +25,7 @@ from envs.scenario import Floats
 from envs.scenarios import MODELS, arrivals_of, plain
 from envs.traces.synth import Workload, draw
 from envs.traces.trace import Trace, read, write
-from router.demo.stage import Stage, built
+from router.demo.stage import Stage, Wanted, built
 from router.demo.workload import PATIENCE_S
 from router.load import open_session
 
@@ -81,7 +81,10 @@ async def played(nodes: int, plan: Plan) -> list[Run]:
     """Every policy on every trace, once in order and once in reverse."""
     runs = []
     with tempfile.TemporaryDirectory(prefix="ccr-contest-") as folder:
-        async with open_session() as session, built(plan.speed, nodes, 1, session) as stage:
+        async with (
+            open_session() as session,
+            built(Wanted(plan.speed, nodes, 1, learner=False), session) as stage,
+        ):
             for seed in plan.seeds:
                 trace = Path(folder) / f"trace-{seed}.csv"
                 write(a_trace(nodes, plan, seed), trace)

@@ -67,6 +67,11 @@ class Effort:
         """Blocks of 200 requests told, and as many untold."""
         return 12 * self.seconds
 
+    @property
+    def learned_records(self) -> int:
+        """That the learner reads from each store."""
+        return 4_000 * self.seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -169,11 +174,20 @@ def swap(place: Place, effort: Effort, systems: Sequence[str]) -> Iterator[Measu
     yield Measured("swap", what, "away", "p50_ms", repeats)
 
 
+def learner(place: Place, effort: Effort, systems: Sequence[str]) -> Iterator[Measured]:  # noqa: ARG001 - as all measures
+    """Records that the learner takes in a second of one core, from each kind of store, and its memory."""
+    what = f"records of {FED_NODES} nodes read, checked and learned from in a second of one core; by the store they are in"
+    repeats = (_learned(place, effort.learned_records) for _ in range(effort.repeats))
+    compared_ = tuple(compared(each, "embedded", "rate_per_s") for each in repeats)
+    yield Measured("learner", what, "embedded", "rate_per_s", compared_)
+
+
 #: Every measure, in the order they run.
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         "decide": decide,
         "feedback": feedback,
+        "learner": learner,
         "route": route,
         "proxy": proxy,
         "latency": latency,
@@ -278,6 +292,13 @@ def _fed(place: Place, rounds: int) -> dict[str, Sample]:
     (row,) = json.loads(_said(place, command))["rows"]
     told = {"p50_us": row["told_us"], "added_us": row["added_us"], "record_us": row["record_us"]}
     return {"untold": {"p50_us": row["untold_us"]}, "told": told}
+
+
+def _learned(place: Place, records: int) -> dict[str, Sample]:
+    rows = json.loads(_said(place, ["benchmarks.learner", "--records", str(max(records, 4_000)), "--json"]))[
+        "rows"
+    ]
+    return {row["store"]: {"rate_per_s": row["per_core_s"], "peak_mb": row["peak_mb"]} for row in rows}
 
 
 def _start(place: Place, ports: tuple[int, ...], system: System) -> Sample:

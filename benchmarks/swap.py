@@ -106,9 +106,8 @@ def samples(at_s: Floats, took_s: Floats, swapped_s: Floats) -> dict[str, Sample
     """
     since_s = at_s[:, None] - swapped_s[None, :]
     near = ((since_s >= 0.0) & (since_s < NEAR_S)).any(axis=1)
-    found = {"away": _sample(took_s[~near]), "near": _sample(took_s[near])}
-    found["near"]["added_ms"] = found["near"]["p999_ms"] - found["away"]["p999_ms"]
-    return found
+    away, close = _sample(took_s[~near]), _sample(took_s[near])
+    return {"away": away, "near": {**close, "added_ms": close["p999_ms"] - away["p999_ms"]}}
 
 
 def _sample(took_s: Floats) -> Sample:

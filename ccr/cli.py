@@ -54,6 +54,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "rl.drills.cli:drill",
         "Let something drift or somebody lie in simulation, and judge what becomes of it.",
     ),
+    "learn": ("rl.online.cli:command", "Learn from running routers: correct constants, retrain, publish."),
     "train": ("rl.cli:command", "Train the routing policy in simulation."),
     "bench decide": ("router.deciding:decide", "Measure how long one decision takes."),
     "tune": ("envs.tuning.cli:tune", "Fit the weights of a policy in simulation."),

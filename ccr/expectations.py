@@ -17,6 +17,8 @@ from ccr import book as books
 from ccr import shared
 from ccr.accounts import accounts_of
 from ccr.book import Book, Flags, Floats, Placed
+from ccr.calibration import NOTHING, Calibration
+from ccr.hashing import hash64
 from ccr.look import LOAD_S, LOAD_WAIT_S, RESIDENT, RUNNING, WAITING, Look
 from ccr.prices import PriceList
 from ccr.shared import Part
@@ -75,6 +77,7 @@ class Expectations:
         for model, gib, load_s in facts:
             self._enter(model, gib, load_s)
         self._has_traffic = False
+        self._calibration = NOTHING
         self._sessions: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._keep(prices.book(self._facts, self._specs))
 
@@ -185,26 +188,36 @@ class Expectations:
         """This is what other routers have placed, by the rows and columns of this book."""
         shared.enter(self.book, self.entered, others, now_s)
 
+    def take(self, calibration: Calibration) -> None:
+        """What a learner found out, where this router has seen too little itself; overheads, which it never sees, always."""
+        self._calibration = calibration
+        calibration.apply(
+            self.book, [hash64(spec.id) for spec in self._specs], [hash64(facts[0]) for facts in self._facts],
+            self._prior_load_s, self._prior_output_tokens,
+        )  # fmt: skip
+
     def replace(self, specs: Sequence[NodeSpec]) -> None:
         """The fleet changed; nodes that stay as they were keep what is known of them."""
         old, stated_s, entered = self.book, self._stated_load_s, self.entered
+        prior_s, prior_tokens = self._prior_load_s, self._prior_output_tokens
         was = {spec.id: (n, spec) for n, spec in enumerate(self._specs)}
         self._specs = tuple(specs)
         self._columns = {spec.id: n for n, spec in enumerate(self._specs)}
         self._keep(self._prices.book(self._facts, self._specs))
-        self._keep_models(old)
+        self._keep_models(old, prior_tokens)
         stayed = [
             (before[0], n)
             for n, spec in enumerate(self._specs)
             if (before := was.get(spec.id)) is not None and before[1] == spec
         ]
         for before_n, n in stayed:
-            self._copy_node(old, stated_s, before_n, n)
+            self._copy_node(old, stated_s, prior_s, before_n, n)
             shared.move(entered, before_n, self.entered, n)
         for model, adapter in self._adapters.items():
             self._adapters[model] = fresh = self._adapter(model, adapter.stated_s)
             for before_n, n in stayed:
                 fresh.ready[n] = adapter.ready[before_n]
+        self.take(self._calibration)
 
     def _keep(self, book: Book) -> None:
         self.book = book
@@ -212,6 +225,8 @@ class Expectations:
         self._row_ids = tuple(model for model, _, _ in self._facts)
         self._column_ids = tuple(spec.id for spec in self._specs)
         self._stated_load_s = book.load_s.copy()
+        self._prior_load_s = book.load_s.copy()
+        self._prior_output_tokens = book.output_tokens.copy()
         self._accounts = accounts_of(book)
 
     def _output_tokens(self, request: Request, model: int) -> float:
@@ -271,33 +286,38 @@ class Expectations:
     def _reprice(self) -> None:
         """The same book with the prices of the facts as they are now."""
         old, stated_s, entered = self.book, self._stated_load_s, self.entered
+        prior_s, prior_tokens = self._prior_load_s, self._prior_output_tokens
         self._keep(self._prices.book(self._facts, self._specs))
-        self._keep_models(old)
+        self._keep_models(old, prior_tokens)
         for n in range(len(self._specs)):
-            self._copy_node(old, stated_s, n, n)
+            self._copy_node(old, stated_s, prior_s, n, n)
             shared.move(entered, n, self.entered, n)
+        self.take(self._calibration)
 
-    def _keep_models(self, old: Book) -> None:
+    def _keep_models(self, old: Book, prior_tokens: Floats) -> None:
         known = len(old.share)
         self.book.output_tokens[:known] = old.output_tokens
+        self._prior_output_tokens[:known] = prior_tokens
         if self._has_traffic:  # until then all models are taken for equally popular
             self.book.share[:] = 0.0
             self.book.share[:known] = old.share
         self.book.weights[:] = old.weights
         self.book.precision[:] = old.precision
 
-    def _copy_node(self, old: Book, stated_s: Floats, was: int, now: int) -> None:
+    def _copy_node(self, old: Book, stated_s: Floats, prior_s: Floats, was: int, now: int) -> None:
         """Keep what is known of a node.
 
         Args:
             old: the book in which it stands.
             stated_s: the loads as that book was priced, before any was seen, shape ``(M, n)``.
+            prior_s: the loads there before any was seen: as priced, or as a learner told, shape ``(M, n)``.
             was: its column there.
             now: its column in this one.
         """
         new, known = self.book, len(old.share)
         alike = new.load_s[:known, now] == stated_s[:, was]
         new.load_s[:known, now] = np.where(alike, old.load_s[:, was], new.load_s[:known, now])
+        self._prior_load_s[:known, now] = np.where(alike, prior_s[:, was], new.load_s[:known, now])
         kept = [row for row in range(len(books.LOAD)) if row not in _PRICES]
         new.load[kept, now] = old.load[kept, was]
         for name in ("resident", "in_host", "inflight", "loading_until_s", "used_s"):

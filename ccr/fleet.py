@@ -9,6 +9,7 @@ import numpy as np
 from ccr import columns as seen
 from ccr import shared
 from ccr.book import Placed
+from ccr.calibration import NOTHING, Calibration
 from ccr.expectations import Expectations, Facts
 from ccr.first_tokens import Awaited, Unheard, expected_after_s, presume
 from ccr.look import Look
@@ -132,6 +133,7 @@ class LiveFleet:
         self.rules = rules or FleetRules()
         self.prices = prices or PriceList()
         self.expected: Expectations | None = None
+        self.calibration = NOTHING
         self._unheard = Unheard()
         self.states: list[NodeState] = []
         self.ejections_total = 0
@@ -181,7 +183,14 @@ class LiveFleet:
         self.expected = Expectations(self.prices, specs, coverage=coverage, observed=observed, facts=facts)
         for state in self.states:
             self._tell_of(self.expected, state, now_s)
+        self.expected.take(self.calibration)
         return self.expected
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Take what a learner found out about nodes and models, now and whenever a book is begun."""
+        self.calibration = calibration
+        if self.expected is not None:
+            self.expected.take(calibration)
 
     def placed(self, state: NodeState, request: Request, now_s: float) -> Placed | None:
         """Enter a dispatch into the book, if one is kept; only the ledger calls this."""

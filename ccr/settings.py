@@ -604,6 +604,33 @@ class LedgerSettings(Section):
         return self
 
 
+class LearnerSettings(Section):
+    """The learner, `ccr learn` (docs/learner.md): a process beside the routers, with their `store` and `publication.key`."""
+
+    directory: Path | None = Field(
+        None,
+        description="Its own disk: what it published last, what it is training, versions not yet in the registry. By "
+        "default among the user's data.",
+    )
+    tracking_uri: str = Field(
+        "",
+        description="MLflow that every published version is registered in: `sqlite:///FILE` or `http://HOST:PORT`. Empty: as "
+        "for `ccr train`.",
+    )
+    retrain_every_s: Seconds = Field(
+        600.0, description="Time between two retrainings; a drift brings the next one forward. 0: none."
+    )
+    search_s: Seconds = Field(
+        60.0, gt=0.0, description="Seconds of one core that the search of a retraining may take."
+    )
+    episodes: int = Field(
+        120, ge=100, description="Paired episodes in which what was found is judged against what serves."
+    )
+    least_requests: int = Field(
+        1000, ge=100, description="Recorded lately, below which nothing is retrained."
+    )
+
+
 class Settings(BaseSettings):
     """The whole config."""
 
@@ -634,6 +661,7 @@ class Settings(BaseSettings):
     feedback: FeedbackSettings = FeedbackSettings()
     publication: PublicationSettings = PublicationSettings()
     ledger: LedgerSettings = LedgerSettings()
+    learner: LearnerSettings = LearnerSettings()
 
     @classmethod
     def settings_customise_sources(

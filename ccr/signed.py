@@ -20,16 +20,17 @@ def sealed(text: bytes, key: bytes, domain: bytes) -> bytes:
     return _mac(text, key, domain).hex().encode() + b"\n" + text
 
 
-def unsealed(data: bytes, key: bytes, domain: bytes) -> bytes | None:
+def unsealed(data: bytes, key: bytes, domain: bytes, largest: int = LARGEST_BYTES) -> bytes | None:
     """The text; ``None`` if its signature is not of our key, or it is too long.
 
     Args:
         data: as it is stored.
         key: as it was signed with.
         domain: as it was signed for.
+        largest: in bytes, signature included.
     """
-    mac, _, text = data[: LARGEST_BYTES + 1].partition(b"\n")
-    if len(data) > LARGEST_BYTES or not hmac.compare_digest(mac, _mac(text, key, domain).hex().encode()):
+    mac, _, text = data[: largest + 1].partition(b"\n")
+    if len(data) > largest or not hmac.compare_digest(mac, _mac(text, key, domain).hex().encode()):
         return None
     return text
 

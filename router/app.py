@@ -13,6 +13,7 @@ from typing import Self
 from fastapi import FastAPI
 
 from ccr import log
+from ccr.calibration import Calibration
 from ccr.policy import Policy
 from ccr.prices import gpu_of
 from ccr.publication import Fence
@@ -34,6 +35,7 @@ from router.feedback.spool import Spool
 from router.limits import Admission, RetryBudget
 from router.policies import PolicySwitch
 from router.publishing.board import Board
+from router.publishing.calibrated import Calibrated
 from router.publishing.follower import Follower
 from router.publishing.guardian import Desk, Guardian
 from router.publishing.memory import Memory
@@ -128,6 +130,7 @@ class Router:
         self.feeder: Feeder | None = None
         self.follower: Follower | None = None
         self.sharer: Sharer | None = None
+        self.calibrated: Calibrated | None = None
         self.stats = Stats()
         self.policies = PolicySwitch(settings)
         self.fleet = SharedFleet(
@@ -213,10 +216,9 @@ class Router:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.follower is not None:
-            await asyncio.to_thread(self.follower.stop)
-        if self.sharer is not None:
-            await asyncio.to_thread(self.sharer.stop)
+        for one in (self.follower, self.calibrated, self.sharer):
+            if one is not None:
+                await asyncio.to_thread(one.stop)
         await self._stack.aclose()
         await self.recordings.stop()
         if self.feeder is not None:
@@ -285,6 +287,13 @@ class Router:
         )
         self.control.follower, self.control.desk = self.follower, desk
         self.follower.start()
+        loop = asyncio.get_running_loop()
+
+        def take(calibration: Calibration) -> None:
+            loop.call_soon_threadsafe(self.fleet.calibrate, calibration)
+
+        self.calibrated = Calibrated(self.store, settings.key.get_secret_value().encode(), take)
+        self.calibrated.start()
 
     def _share(self) -> None:
         """Begin to exchange what is in flight with other routers, if there is a server between them."""

@@ -5,8 +5,8 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,17 @@ from ccr.cli import print_table
 from ccr.errors import ConfigError
 from ccr.policies import POLICIES
 from router.click_types import DURATION
+from router.demo import drift
 from router.demo.contest import Result, Rules, background, measure, went_wrong
-from router.demo.stage import Stage, built
+from router.demo.learner import Learning
+from router.demo.stage import Stage, Wanted, built
 from router.load import open_session
 
 #: The usual two, the founding article's, the best of the tuned heuristics, and the router's default.
 COMPARED = ("round_robin", "least_request", "article", "least_cost", "learned")
 _COLUMNS = ("policy", "requests", "errors", "p50_ms", "p99_ms", "qps", "cold_starts", "peak_gpu_gib")
+_PHASES = ("phase", "requests", "p50_ms", "p95_ms", "p99_ms")
+_TOLD_EVERY_S = 15.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -42,6 +46,10 @@ class Show:
         keep_load: leave a light load running.
         json_to: where the figures go; ``None``: nowhere.
         command: as it was typed, for the JSON.
+        learner: whether one learns meanwhile, where it is installed.
+        full: whether router and learner share a real Redis.
+        drift: instead of comparing policies, make a node slow in the middle of a load.
+        plot: where the picture of that goes.
     """
 
     policies: tuple[str, ...]
@@ -52,6 +60,10 @@ class Show:
     keep_load: bool
     json_to: Path | None
     command: str
+    learner: bool = True
+    full: bool = False
+    drift: bool = False
+    plot: Path = Path("drift.svg")
 
 
 @click.command()
@@ -73,13 +85,21 @@ class Show:
     "--exit", "leave", is_flag=True, help="End after the table; exit code 1 if a request failed or got lost."
 )
 @click.option("--keep-load", is_flag=True, help="Leave a light load running after the table.")
+@click.option("--no-learner", is_flag=True, help="Without a learner beside the router.")
+@click.option("--full", is_flag=True, help="Router and learner share a real Redis instead of a directory.")
+@click.option("--drift", "drifts", is_flag=True,
+              help="Instead of comparing policies, make a node four times as slow in the middle of a load, and draw latency.")  # fmt: skip
+@click.option("--plot", type=click.Path(dir_okay=False, writable=True, path_type=Path), default=Path("drift.svg"),
+              show_default=True, help="Where --drift draws it.")  # fmt: skip
 @click.option("--json", "json_to", type=click.Path(dir_okay=False, writable=True, path_type=Path),
               help="Write the figures to this file.")  # fmt: skip
 def demo(
     seconds: float, warmup_s: float | None, clients: int, think_s: float, speed: float, nodes: int, policies: str,
-    seed: int, leave: bool, keep_load: bool, json_to: Path | None,
+    seed: int, leave: bool, keep_load: bool, no_learner: bool, full: bool, drifts: bool, plot: Path, json_to: Path | None,
 ) -> None:  # fmt: skip
     """Run emulated GPU nodes, the router and a load on this machine, and compare policies.
+
+    A learner runs beside the router where it is installed: what it publishes and finds out is told while traffic flows.
 
     Every policy starts from empty nodes and gets the same requests. The nodes are emulated NVIDIA A10s that take as
     long as the fitted timing model says; they run faster than the clock, and times in the table are emulated times.
@@ -93,7 +113,10 @@ def demo(
         think_s=think_s,
         seed=seed,
     )
-    show = Show(names, rules, speed, nodes, leave, keep_load, json_to, shlex.join(["ccr", *sys.argv[1:]]))
+    show = Show(
+        names, rules, speed, nodes, leave, keep_load, json_to, shlex.join(["ccr", *sys.argv[1:]]),
+        not no_learner, full, drifts, plot,
+    )  # fmt: skip
     if status := uvloop.run(_run(show)):
         sys.exit(status)
 
@@ -135,16 +158,59 @@ async def _run(show: Show) -> int:
 async def _perform(show: Show) -> int:
     console = Console(stderr=True)
     console.print(f"starting {show.nodes} emulated A10 nodes and the router ...", highlight=False)
-    async with open_session() as session, built(show.speed, show.nodes, show.rules.seed, session) as stage:
+    wanted = Wanted(show.speed, show.nodes, show.rules.seed, show.learner, show.full)
+    async with open_session() as session, built(wanted, session) as stage, _told(stage, console):
+        if show.drift:
+            return await _drift(stage, show, console)
         results = [await measure(stage, policy, show.rules, console) for policy in show.policies]
         in_flight = await stage.in_flight()
-        _report(show, results, in_flight)
+        _report(show, results, in_flight, None if stage.learning is None else stage.learning.status())
         if show.leave:
             return int(went_wrong(results, in_flight))
         _invite(stage)
         with suppress(asyncio.CancelledError):  # Ctrl-C ends the demo as it should end
             await _stay(stage, show)
     return 0
+
+
+async def _drift(stage: Stage, show: Show, console: Console) -> int:
+    """One node becomes slow; exit code 1 if nothing could be measured."""
+    seen = await drift.drifted(stage, show.rules, console)
+    drift.save(seen, show.plot)
+    if show.json_to is not None:
+        _write(show.json_to, {**seen.as_json(), "learner": seen.learner, "command": show.command})
+    print_table(
+        seen.rows(),
+        _PHASES,
+        as_json=False,
+        title=f"{seen.node} becomes {drift.FACTOR:g} times as slow, and stays so",
+    )
+    click.echo(
+        f"Share of the requests that go there: {seen.share_before:.0%} before, {seen.share_after:.0%} after. Times are "
+        f"emulated. The picture: {show.plot}"
+    )
+    for line in [] if stage.learning is None else stage.learning.lines():
+        click.echo(line)
+    return int(not all(seen.phases().values()))
+
+
+@asynccontextmanager
+async def _told(stage: Stage, console: Console) -> AsyncIterator[None]:
+    """What the learner is at, again and again."""
+
+    async def tell(learning: Learning) -> None:
+        while True:
+            await asyncio.sleep(_TOLD_EVERY_S)
+            for line in await asyncio.to_thread(learning.lines):
+                console.print(line, highlight=False, soft_wrap=True)
+
+    task = None if stage.learning is None else asyncio.create_task(tell(stage.learning))
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 async def _stay(stage: Stage, show: Show) -> None:
@@ -160,12 +226,15 @@ async def _stay(stage: Stage, show: Show) -> None:
             await asyncio.gather(load, return_exceptions=True)
 
 
-def _report(show: Show, results: Sequence[Result], in_flight: int) -> None:
+def _report(
+    show: Show, results: Sequence[Result], in_flight: int, learner: dict[str, Any] | None = None
+) -> None:
     rows = [result.row(show.speed) for result in results]
     if show.json_to is not None:
         document = {
             "policies": {row["policy"]: row for row in rows},
             "in_flight": in_flight,
+            "learner": learner,
             "unit": f"emulated time: wall clock x {show.speed:g}",
             "seed": show.rules.seed,
             "speed": show.speed,

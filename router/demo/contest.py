@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from router.demo.stage import Stage
-from router.demo.workload import PATIENCE_S, mix
+from router.demo.workload import PATIENCE_S, ServedModel, mix
 from router.load import ChatClient, closed_loop
 from router.load_progress import shown
 from router.load_tally import Summary, Tally, Window, percentile
@@ -102,25 +102,25 @@ async def _measured(stage: Stage, rules: Rules, tally: Tally) -> tuple[float, in
     """Run the load; its length, and the cold starts at both ends of the window."""
     try:
         async with asyncio.TaskGroup() as group:
-            load = group.create_task(_load(stage, rules, tally))
+            sent = group.create_task(load(stage, rules, tally))
             warm = group.create_task(_cold_starts_at(stage, rules.warmup_s))
             end = group.create_task(_cold_starts_at(stage, rules.warmup_s + rules.seconds))
             watch = group.create_task(_watch(stage))
-            load.add_done_callback(lambda _: watch.cancel())
+            sent.add_done_callback(lambda _: watch.cancel())
     except ExceptionGroup as group_of_errors:
         raise group_of_errors.exceptions[0] from None
-    return load.result(), warm.result(), end.result()
+    return sent.result(), warm.result(), end.result()
 
 
 async def background(stage: Stage, rules: Rules) -> None:
     """A light load without end: a tenth of the clients, over and over."""
-    await _load(stage, replace(rules, clients=max(1, rules.clients // 10)), Tally(Window(), keep=1000))
+    await load(stage, replace(rules, clients=max(1, rules.clients // 10)), Tally(Window(), keep=1000))
 
 
-async def _load(stage: Stage, rules: Rules, tally: Tally) -> float:
-    """Seconds it took."""
+async def load(stage: Stage, rules: Rules, tally: Tally, models: Sequence[ServedModel] = ()) -> float:
+    """Send the load of the demo, of all models or of these; seconds it took."""
     send = ChatClient(stage.session, stage.url, timeout_s=_patience_s(stage))
-    shots = [mix(stage.models).shots(rules.seed, number) for number in range(rules.clients)]
+    shots = [mix(models or stage.models).shots(rules.seed, number) for number in range(rules.clients)]
     return await closed_loop(send, shots, tally, think_s=rules.think_s / stage.speed, seed=rules.seed)
 
 

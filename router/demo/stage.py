@@ -6,7 +6,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import aiohttp
 
 from ccr.errors import CCRError
 from router.demo.children import Child, Children
+from router.demo.learner import Learning, is_installed, learning
 from router.demo.workload import EmulatedNode, ServedModel, router_config
 from router.prometheus_text import parse
 
@@ -54,6 +55,7 @@ class Stage:
         token: for the admin listener.
         children: the processes.
         session: for HTTP.
+        learning: what the learner says; ``None`` without one.
     """
 
     nodes: tuple[EmulatedNode, ...]
@@ -64,10 +66,15 @@ class Stage:
     token: str
     children: Children
     session: aiohttp.ClientSession
+    learning: Learning | None = None
 
     async def reset_nodes(self) -> None:
         """Unload everything and zero the counters, on every node."""
         await asyncio.gather(*(self._call("POST", f"{node.url}/debug/reset") for node in self.nodes))
+
+    async def fault(self, url: str, kind: str, **figures: float) -> None:
+        """Make something go wrong with a node; ``none`` makes it well again."""
+        await self._call("POST", f"{url}/debug/fault", {"kind": kind, **figures})
 
     async def use_policy(self, name: str) -> None:
         """Switch the router to a policy."""
@@ -116,31 +123,57 @@ class Stage:
         return answer
 
 
-@asynccontextmanager
-async def built(speed: float, count: int, seed: int, session: aiohttp.ClientSession) -> AsyncIterator[Stage]:
-    """Start the nodes, then the router before them; everything ends with the context.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be built.
 
     Args:
         speed: emulated seconds per second.
-        count: nodes.
+        nodes: how many.
         seed: of the nodes' noise.
+        learner: whether one runs beside the router, where it is installed.
+        full: whether router and learner share a real Redis instead of a directory.
+    """
+
+    speed: float
+    nodes: int
+    seed: int
+    learner: bool = True
+    full: bool = False
+
+
+@asynccontextmanager
+async def built(wanted: Wanted, session: aiohttp.ClientSession) -> AsyncIterator[Stage]:
+    """Start the nodes, then the router before them, then the learner; everything ends with the context.
+
+    Args:
+        wanted: what is to be built.
         session: for HTTP.
 
     Raises:
         ChildError: if one of them does not come up.
+        RedisMissingError: if a Redis is wanted, and there is none.
     """
-    with Children() as children:
-        nodes, models = await _start_nodes(children, speed, count, seed)
+    with ExitStack() as shared, Children() as children:
+        nodes, models = await _start_nodes(children, wanted.speed, wanted.nodes, wanted.seed)
         port, admin_port = free_ports(2)
         config = children.directory / "router.yaml"
-        document = router_config(nodes, models, speed=speed, port=port, admin_port=admin_port)
+        document = router_config(nodes, models, speed=wanted.speed, port=port, admin_port=admin_port)
+        learner, env = None, {}
+        if wanted.full or (wanted.learner and is_installed()):
+            learner = shared.enter_context(learning(children.directory, full=wanted.full))
+            document, env = {**document, **learner.config}, learner.env
         config.write_text(json.dumps(document, indent=2))  # JSON is YAML
         token = secrets.token_urlsafe(24)
-        router = children.start("router", ["serve", "--config", str(config)], {"CCR_ADMIN__TOKEN": token})
+        arguments = ["--config", str(config)]
+        router = children.start("router", ["serve", *arguments], {"CCR_ADMIN__TOKEN": token, **env})
         url = f"http://127.0.0.1:{port}"
         await children.until(router, "answer /readyz", lambda: _ready(session, url))
+        if wanted.learner and learner is not None:
+            children.start("learner", ["learn", *arguments], env)
         yield Stage(
-            nodes, models, speed, url, f"http://127.0.0.1:{admin_port}", token, children, session,
+            nodes, models, wanted.speed, url, f"http://127.0.0.1:{admin_port}", token, children, session,
+            learner if wanted.learner else None,
         )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ class Inbox:
         consumer: a name of the process's own.
         wall: seconds since 1970.
         remembered: ids.
+        clock_speed: of the routers; times between two moments are measured by their clock, moments by the wall.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Inbox:
         consumer: str,
         wall: Callable[[], float] = time.time,
         remembered: int = REMEMBERED,
+        clock_speed: float = 1.0,
     ) -> None:
         self.left_out: Counter[str] = Counter()
         self._store = store
         self._consumer = consumer
         self._wall = wall
         self._remembered = remembered
+        self._clock_speed = clock_speed
         self._known: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._unacknowledged: list[str] = []
 
@@ -92,7 +95,7 @@ class Inbox:
         if len(self._known) > self._remembered:
             self._known.popitem(last=False)
         lesson = decode(one.data)
-        age_s = self._wall() - lesson.at_s - lesson.total_s
+        age_s = self._wall() - lesson.at_s - lesson.total_s / self._clock_speed
         if age_s > LATEST_S:
             raise LessonError(LATE)
         if age_s < -AHEAD_S:

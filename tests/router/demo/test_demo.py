@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from ccr.settings import PolicySettings
 from router.demo import demo
 from router.demo.command import COMPARED
+from tests.redis import REDIS
 
 SMALL = ["--seconds", "2", "--warm-up", "1s", "--speed", "20", "--clients", "10"]
 
@@ -53,13 +54,20 @@ def is_alive(pid):
 def test_the_demo_compares_policies_and_leaves_nothing_behind(tmp_path):
     out = tmp_path / "out.json"
     with running(tmp_path, "--exit", "--json", str(out)) as process:
-        pids = wait_for(lambda: len(found := children_of(process)) == 2 and found, "two children")
+        pids = wait_for(
+            lambda: len(found := children_of(process)) == 3 and found, "nodes, router and learner"
+        )
         stdout, stderr = process.communicate(timeout=50)
 
     figures = json.loads(out.read_text())
     assert process.returncode == 0, stderr
     assert list(figures["policies"]) == list(COMPARED)
     assert figures["in_flight"] == 0
+    assert figures["learner"] is None or figures["learner"]["state"] in {
+        "reading",
+        "publishing",
+        "retraining",
+    }
     for row in figures["policies"].values():
         assert row["requests"] == row["ok"] > 0
         assert row["errors"] == 0
@@ -73,13 +81,43 @@ def test_the_demo_compares_policies_and_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 
+def test_without_a_learner_there_is_none(tmp_path):
+    out = tmp_path / "out.json"
+    with running(tmp_path, "--exit", "--no-learner", "--policies", "learned", "--json", str(out)) as process:
+        wait_for(lambda: len(children_of(process)) == 2, "nodes and router")
+        _, stderr = process.communicate(timeout=50)
+
+    assert process.returncode == 0, stderr
+    assert json.loads(out.read_text())["learner"] is None
+
+
+@REDIS
+def test_a_node_becomes_slow_and_what_happens_is_measured_and_drawn(tmp_path):
+    out, plot = tmp_path / "out.json", tmp_path / "drift.svg"
+    with running(
+        tmp_path, "--drift", "--full", "--json", str(out), "--plot", str(plot), "--seconds", "4"
+    ) as process:
+        stdout, stderr = process.communicate(timeout=55)
+
+    found = json.loads(out.read_text())
+    assert process.returncode == 0, stderr
+    assert [row["phase"] for row in found["phases"]] == ["before", "during", "after"]
+    assert all(row["requests"] > 0 and row["p50_ms"] <= row["p99_ms"] for row in found["phases"])
+    assert found["node"] == "a10-1"
+    assert "P99" in plot.read_text()
+    assert "learner:" in stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drift.svg", "out.json"]
+
+
 def test_what_the_router_does_by_default_is_compared():
     assert PolicySettings().name in COMPARED
 
 
 def test_sigterm_in_the_middle_ends_everything(tmp_path):
     with running(tmp_path) as process:
-        pids = wait_for(lambda: len(found := children_of(process)) == 2 and found, "two children")
+        pids = wait_for(
+            lambda: len(found := children_of(process)) == 3 and found, "nodes, router and learner"
+        )
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
 
@@ -90,7 +128,9 @@ def test_sigterm_in_the_middle_ends_everything(tmp_path):
 
 def test_a_child_that_dies_ends_the_demo_with_a_clear_error(tmp_path):
     with running(tmp_path, "--seconds", "60") as process:
-        pids = wait_for(lambda: len(found := children_of(process)) == 2 and found, "two children")
+        pids = wait_for(
+            lambda: len(found := children_of(process)) == 3 and found, "nodes, router and learner"
+        )
         wait_for(lambda: "started" in process.stderr.readline(), "the load")
         os.kill(pids[0], signal.SIGKILL)
         _, stderr = process.communicate(timeout=20)
