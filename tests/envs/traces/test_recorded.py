@@ -51,7 +51,7 @@ def a_config(fleet):
     config = router_config(nodes, models, speed=SPEED, port=0, admin_port=0)
     settings = {
         "models": config["models"],
-        "policy": {"name": "least_cost", "exploration": 0.3},
+        "policy": {"name": "least_cost", "exploration": 0.3, "exploration_budget": 1.0},
         "telemetry": {"interval": 0.05},
     }
     return settings, config["nodes"]
