@@ -134,9 +134,9 @@ def node_slow(seed: int, times: Times) -> Case:
 
 
 def load_doubled(seed: int, times: Times) -> Case:
-    """Loads of the most popular model take twice as long everywhere; four nodes have places for all eight models."""
-    scenario = _day(times, nodes=4, rate=0.8)
-    model = 0
+    """Loads of the second most popular model of 17, for which there are 16 places, take twice as long everywhere."""
+    scenario = _day(times, nodes=8, rate=1.0, models=_CROWD, zipf=1.2)
+    model = 1
 
     def happens(sim: Sim) -> None:
         sim.nodes.line["source_s"][:, model] *= 2.0

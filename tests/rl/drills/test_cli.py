@@ -15,14 +15,6 @@ from rl.drills.poison import POISONS
 pytestmark = pytest.mark.timeout(600)
 
 
-#: A bar that is missed is on record; a proof that passes in spite of it fails, so that the record goes.
-MISSED = {"load-doubled": "the truth gains less than 30 days can show"}
-EVERY = [
-    pytest.param(name, marks=[pytest.mark.xfail(reason=MISSED[name])] if name in MISSED else [])
-    for name in (*DRIFTS, *POISONS)
-]
-
-
 def invoke(*arguments):
     return CliRunner().invoke(drill, [*arguments])
 
@@ -97,7 +89,7 @@ class Here:
 
 @pytest.mark.prove
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*DRIFTS, *POISONS])
 def test_every_bar_is_met(name):
     """What docs/drills.md tells."""
     done = invoke(name)
