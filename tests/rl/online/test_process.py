@@ -86,7 +86,7 @@ def test_it_publishes_reads_tells_and_ends_when_it_is_asked_to(tmp_path):
     assert process.returncode == 0, stderr
     assert time.monotonic() - begun_s < 8.0
     assert Publisher(store, KEY).current().reason == "initial"
-    assert store.lease("weights", "the next", 1.0) is not None  # given back: nobody has to wait for its end
+    assert store.lease("weights", "the-next", 1.0) is not None  # given back: nobody has to wait for its end
     assert all(line.startswith("{") for line in stderr.splitlines())
 
 
@@ -174,7 +174,7 @@ def test_a_learner_that_is_killed_loses_no_record_that_it_had_not_learned_from(t
     later = EmbeddedStore(
         tmp_path / "store", wall=lambda: time.time() + 60.0
     )  # the lease of the dead one is over
-    later.lease("weights", "nobody", 0.001)
+    later.release(later.lease("weights", "nobody", 1.0))
 
     with running(tmp_path, retrain_every=0):
         wait_for(
