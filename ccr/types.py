@@ -174,8 +174,8 @@ UNKNOWN = 1e6
 #: The numeric columns of a fleet, in order: one float64 row each. Name -> what it holds.
 COLUMNS: Mapping[str, str] = MappingProxyType(
     {
-        "inflight": "requests in flight by this router's ledger",
-        "qps": "requests dispatched per second, exponentially decayed",
+        "inflight": "requests in flight by this router's ledger, and by those it is shared with",
+        "qps": "requests dispatched per second by these routers, exponentially decayed",
         "latency_s": "decayed mean request latency seen by this router; failures count as the penalty; 0 where nothing was seen",
         "gpu_free_gib": "free device memory; the mean of the fresh nodes where the reading is stale",
         "gpu_total_gib": "device memory",
