@@ -202,4 +202,4 @@ def _told(nodes: Ids, columns: NDArray[np.float32]) -> tuple[Ids, Floats]:
     distinct, place = np.unique(nodes[is_fresh], return_inverse=True)
     parts = (told, columns[:, _ROW["inflight"]], np.ones_like(told))
     sums = [np.bincount(place, weights=part[is_fresh], minlength=len(distinct)) for part in parts]
-    return distinct, np.array(sums).reshape(3, len(distinct))
+    return distinct, np.array(sums, dtype=np.float64).reshape(3, len(distinct))
