@@ -26,6 +26,10 @@ from tests.records import answers
 from tests.redis import REDIS
 from tests.rl.online.fleet import IDS, KEY, MODELS, a_config
 
+pytestmark = pytest.mark.timeout(
+    180
+)  # processes that import the simulator: seconds each where the machine is busy
+
 
 @contextmanager
 def running(tmp_path, *arguments, store=None, **learner):
@@ -43,7 +47,7 @@ def running(tmp_path, *arguments, store=None, **learner):
         process.communicate()
 
 
-def wait_for(condition, what, limit_s=40.0):
+def wait_for(condition, what, limit_s=80.0):
     give_up_s = time.monotonic() + limit_s
     while not (found := condition()):
         assert time.monotonic() < give_up_s, f"never happened: {what}"
@@ -116,7 +120,7 @@ def test_ended_in_the_middle_of_a_retraining_it_leaves_no_process_behind(tmp_pat
 def test_once_reads_what_is_there_and_says_how_it_is(tmp_path):
     tell(EmbeddedStore(tmp_path / "store"), 60)
     with running(tmp_path, "--once", "--json") as process:
-        stdout, stderr = process.communicate(timeout=50)
+        stdout, stderr = process.communicate(timeout=120)
 
     assert process.returncode == 0, stderr
     status = json.loads(stdout)
@@ -137,7 +141,7 @@ def test_without_what_it_needs_it_says_so(tmp_path, change, says):
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=120,
     )
 
     assert done.returncode == 1
