@@ -22,7 +22,7 @@ from typing import Final
 
 import click
 
-from ccr.watch import CROWD, EVERY_S, STRAINS, Facts, Judge, Tally
+from ccr.watch import CROWD, EVERY_S, STRAINS, Facts, Judge, Tally, is_avoidable
 
 NODES: Final = 8
 MODELS: Final = 6
@@ -261,8 +261,8 @@ class Fleet:
         found = Facts(
             strain=bisect_right(STRAINS, best_s / promise_s),
             promised_s=promise_s,
-            avoidable=best_s <= promise_s < latency_s[chosen],
-            cold=cold[chosen] and any(latency_s[n] <= promise_s for n in warm),
+            avoidable=is_avoidable(latency_s[chosen], best_s, promise_s),
+            cold=cold[chosen] and any(latency_s[n] <= max(promise_s, latency_s[chosen]) for n in warm),
             guarded=chosen != drawn,
             unusable=is_unusable,
             crowd=chosen if busy[chosen] >= CROWD and any(busy[n] == 0 for n in warm) else -1,
