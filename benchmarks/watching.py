@@ -13,14 +13,16 @@ import json
 import math
 import random
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import click
 
-from ccr.watch import CROWD, EVERY_S, STRAINS, Facts, Judge, Tally
+from ccr.watch import CROWD, EVERY_S, STRAINS, Facts, Judge, Tally, is_avoidable
 
 NODES: Final = 8
 MODELS: Final = 6
@@ -31,6 +33,10 @@ MEAN_S: Final = 1.2
 TRIAL_S: Final = 180.0
 GUARD: Final = 2.0
 LEAST_BOUND: Final = 4
+_LEAST_REST: Final = 0.1
+"""Of a request that takes longer than expected, this share is always still to come."""
+PATIENCE_S: Final = 20.0
+"""A request that has to wait longer on every node is refused, as admission does."""
 _POPULAR: Final = [1.0 / (k + 1) for k in range(MODELS)]
 
 
@@ -41,16 +47,24 @@ class Node:
     Args:
         slow: time per request as a multiple of what is expected.
         free_s: when it has done what it has.
-        expected_s: when it is expected to have.
-        inflight: ends of its requests.
+        inflight: of its requests in order: when it ends, when it began to be served, how long it is expected to be.
         held: models, latest last.
     """
 
     slow: float = 1.0
     free_s: float = 0.0
-    expected_s: float = 0.0
-    inflight: list[float] = field(default_factory=list)
+    inflight: deque[tuple[float, float, float]] = field(default_factory=deque)
     held: list[int] = field(default_factory=list)
+
+    def backlog_s(self, now_s: float) -> float:
+        """What is expected before another request: what is known to be there, not what was once thought to be over by now."""
+        while self.inflight and self.inflight[0][0] <= now_s:
+            self.inflight.popleft()
+        if not self.inflight:
+            return max(self.free_s - now_s, 0.0)
+        _, began_s, guess_s = self.inflight[0]
+        rest_s = max(guess_s - (now_s - began_s), _LEAST_REST * guess_s)
+        return rest_s + sum(guess_s for _, _, guess_s in islice(self.inflight, 1, None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +229,7 @@ class Fleet:
             ]
             heapq.heapify(self._ends)
             self.nodes[n].inflight.clear()
-            self.nodes[n].free_s = self.nodes[n].expected_s = self.now_s + 10.0
+            self.nodes[n].free_s = self.now_s + 10.0
             self._crash_s = self.now_s + self.rng.expovariate(1 / 3600.0)
 
     def _arrive(self) -> None:
@@ -223,16 +237,13 @@ class Fleet:
         model = rng.choices(range(MODELS), _POPULAR)[0]
         work_s = MEAN_S * rng.lognormvariate(-0.32, 0.8)
         guess_s = work_s * rng.lognormvariate(0.0, 0.3)
-        for node in self.nodes:
-            while node.inflight and node.inflight[0] <= now_s:
-                heapq.heappop(node.inflight)
-            if not node.inflight:
-                node.expected_s = min(node.expected_s, max(node.free_s, now_s))
         cold = [model not in node.held for node in self.nodes]
         latency_s = [
-            max(node.expected_s - now_s, 0.0) + LOAD_S * is_cold + guess_s
+            node.backlog_s(now_s) + LOAD_S * is_cold + guess_s
             for node, is_cold in zip(self.nodes, cold, strict=True)
         ]
+        if min(latency_s) > PATIENCE_S + guess_s:
+            return
         busy = [len(node.inflight) for node in self.nodes]
         view = View(latency_s, cold, busy)
         scores = self.version(view)
@@ -250,8 +261,8 @@ class Fleet:
         found = Facts(
             strain=bisect_right(STRAINS, best_s / promise_s),
             promised_s=promise_s,
-            avoidable=best_s <= promise_s < latency_s[chosen],
-            cold=cold[chosen] and any(latency_s[n] <= promise_s for n in warm),
+            avoidable=is_avoidable(latency_s[chosen], best_s, promise_s),
+            cold=cold[chosen] and any(latency_s[n] <= max(promise_s, latency_s[chosen]) for n in warm),
             guarded=chosen != drawn,
             unusable=is_unusable,
             crowd=chosen if busy[chosen] >= CROWD and any(busy[n] == 0 for n in warm) else -1,
@@ -270,9 +281,9 @@ class Fleet:
             node.held.pop(0)
             load_s = LOAD_S * self.rng.lognormvariate(0.0, 0.2)
         node.held.append(model)
-        node.free_s = max(node.free_s, now_s) + load_s + work_s * node.slow
-        node.expected_s = max(node.expected_s, now_s) + (LOAD_S if load_s else 0.0) + guess_s
-        heapq.heappush(node.inflight, node.free_s)
+        begins_s = max(node.free_s, now_s)
+        node.free_s = begins_s + load_s + work_s * node.slow
+        node.inflight.append((node.free_s, begins_s, guess_s + (LOAD_S if load_s else 0.0)))
         self.requests += 1
         late = node.free_s - now_s > promise_s
         # What is late is known when the promise is over, not when the answer comes at last.

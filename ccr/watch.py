@@ -4,7 +4,8 @@ Two kinds of figures. What a decision itself shows - a node was chosen that was 
 not - is the policy's doing whatever the traffic is like, so it is watched all the time. How requests end is what counts, but
 a burst or a slow node worsens it for every policy: it is watched while weights are on trial, against what was usual
 before *at the same strain*. Strain is how much of the promise even the best node was expected to take; in a burst
-requests move to strains where misses are usual, and nothing is held against the policy.
+requests move to strains where misses are usual, and where every node is expected to be late a miss is not held against the policy.
+A policy that makes every node late by itself is still seen: what it chooses is much later than the best.
 
 A CUSUM (Page 1954) adds up by how much a share exceeds its limit; a single bad moment is no breach, because the excess has
 to go on. Counted in shares and intervals, it does not depend on the rate of requests.
@@ -39,8 +40,12 @@ REMEMBER_S: Final = 1800.0
 """What was usual longer ago counts less and less."""
 CROWD: Final = 2.0
 """Requests at a node from which another one that stands idle would have been better."""
+MUCH_LATER: Final = 2.0
+"""Where every node is expected to be late, a choice is avoidable from so many times the best one's latency on."""
 _PRIOR: Final = 20.0
 """Requests that the first guess of what is usual is worth, in each stratum."""
+_MISSES: Final = (0.02, 0.05, 0.2, 0.5, 1.0)
+"""First guess of the share of missed promises in each stratum: seldom seen ones are not like the others."""
 
 
 class Figure(NamedTuple):
@@ -65,8 +70,8 @@ class Figure(NamedTuple):
 FIGURES: Final = {
     "missed": Figure("the promise was missed", 0.15, is_outcome=True),
     "failed": Figure("the node failed it", 0.10, is_outcome=True),
-    "avoidable": Figure("it was expected to be late although another node was expected to be in time", 0.15),
-    "cold": Figure("its weights had to be loaded although a node that had them was expected to be in time", 0.25),
+    "avoidable": Figure("it was expected to be late although another node was expected to be in time, or in half the time", 0.15),
+    "cold": Figure("its weights had to be loaded although a node that had them was expected to be in time, or sooner", 0.25),
     "guarded": Figure("the guard moved it", 0.10, least=0.20),
     "herded": Figure("it went to the one busy node that most went to, although another with its weights stood idle", 0.25, 0.4),
     "unusable": Figure("the policy failed, and the fallback decided", 0.10, least=0.20, usual=0.0),
@@ -75,6 +80,7 @@ _ROW: Final = {name: row for row, name in enumerate(FIGURES)}
 _SLACK: Final = np.array([figure.slack for figure in FIGURES.values()])
 _LEAST: Final = np.array([figure.least for figure in FIGURES.values()])
 _USUAL: Final = np.array([figure.usual for figure in FIGURES.values()])
+_LEAST_USUAL: Final = np.array([_MISSES if name == "missed" else [0.0] * len(_MISSES) for name in FIGURES])
 _IS_OUTCOME: Final = np.array([figure.is_outcome for figure in FIGURES.values()])
 _MISSED, _FAILED, _AVOIDABLE, _COLD, _GUARDED, _HERDED, _UNUSABLE = range(len(FIGURES))
 _SHAPE: Final = (len(FIGURES), len(STRAINS) + 1)
@@ -113,16 +119,27 @@ def facts(decision: Decision) -> Facts:
     nodes = [n for n, is_eligible in enumerate(may) if is_eligible]
     best_s, chosen = min(seconds[n] for n in nodes), decision.index
     warm = [n for n in nodes if resident[n] > 0.0]
-    is_in_time = best_s <= promise_s
+    chosen_s = seconds[chosen]
     return Facts(
         strain=bisect_right(STRAINS, best_s / promise_s),
         promised_s=promise_s,
-        avoidable=is_in_time and seconds[chosen] > promise_s,
-        cold=not resident[chosen] and any(seconds[n] <= promise_s for n in warm),
+        avoidable=is_avoidable(chosen_s, best_s, promise_s),
+        cold=not resident[chosen] and any(seconds[n] <= max(promise_s, chosen_s) for n in warm),
         guarded=guarded,
         unusable=unusable,
         crowd=chosen if busy[chosen] >= CROWD and any(busy[n] == 0.0 for n in warm) else -1,
     )
+
+
+def is_avoidable(chosen_s: float, best_s: float, promise_s: float) -> bool:
+    """Whether it is late by choice.
+
+    Args:
+        chosen_s: expected on the node that was chosen.
+        best_s: on the best one.
+        promise_s: what was promised.
+    """
+    return chosen_s > promise_s and best_s <= max(promise_s, chosen_s / MUCH_LATER)
 
 
 class Tally:
@@ -150,7 +167,8 @@ class Tally:
             missed: whether it missed its promise; ``None`` where that is not known, or was counted before.
             failed: whether the node failed it; ``None`` where it has not ended.
         """
-        for row, value in ((_MISSED, missed), (_FAILED, failed)):
+        is_hopeless = strain >= len(STRAINS)  # every node was expected to be late: a miss says nothing
+        for row, value in ((_MISSED, None if is_hopeless else missed), (_FAILED, failed)):
             if value is not None:
                 self.number[row, strain] += 1.0
                 self.counted[row, strain] += value
@@ -180,13 +198,14 @@ class Usual:
         """Of each figure and strain; where little is known, near the first guess, or near what is usual over all strains."""
         number, counted = self.number.sum(axis=1), self.counted.sum(axis=1)
         over_all = (counted + _PRIOR * _USUAL) / (number + _PRIOR)
-        shares: Floats = (self.counted + _PRIOR * over_all[:, None]) / (self.number + _PRIOR)
+        guess = np.maximum(over_all[:, None], _LEAST_USUAL)
+        shares: Floats = (self.counted + _PRIOR * guess) / (self.number + _PRIOR)
         return shares
 
     @property
     def is_known(self) -> bool:
         """Whether enough requests have ended."""
-        return bool(self.number[_MISSED].sum() >= ENOUGH)
+        return bool(self.number[_FAILED].sum() >= ENOUGH)
 
 
 class Breach(NamedTuple):

@@ -23,7 +23,7 @@ SPEED = 10.0
 SETTINGS = {
     "server": {"clock_speed": SPEED},
     "publication": {"key": KEY.decode(), "interval": 0.05, "trial": 60},
-    "models": {"m": {"gib": 7.0, "load": 5}},
+    "models": {"m": {"gib": 7.0}},
 }
 
 
