@@ -10,6 +10,7 @@ import click
 
 from ccr.cli import print_table
 from ccr.settings import load
+from router import learner_lines
 from router.cli import ADMIN, CONFIG, JSON, AdminClient
 
 _REPLICAS = ("replica", "serves", "version", "on_trial", "for_s", "stale", "rollbacks")
@@ -80,15 +81,7 @@ def lines(found: Mapping[str, Any], now_s: float) -> list[str]:
         ago_s = max(now_s - published["at_s"], 0.0)
         version = f"version {published['version']} of epoch {published['epoch']}"
         said = [f"published: {published['name']}, {version}, {ago_s:.0f} s ago ({published['reason']})"]
-    if learner is None:
-        said.append("learner: not heard of")
-    else:
-        told = [
-            f"{key} {_short(learner[key])}"
-            for key in ("version", "gate", "drift", "records_per_s")
-            if learner.get(key) not in (None, "")
-        ]
-        said.append(f"learner: {', '.join([str(learner.get('state', 'there')), *told])}")
+    said += ["learner: not heard of"] if learner is None else _learner(learner, now_s)
     if control["paused"]:
         said.append(f"paused{_because(control)}: `ccr learner resume` goes on")
     if control["stopped"]:
@@ -106,6 +99,8 @@ def _because(control: Mapping[str, Any]) -> str:
     return f" ({control['why']})" if control["why"] else ""
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _learner(learner: Mapping[str, Any], now_s: float) -> list[str]:
+    try:
+        return learner_lines.lines(learner, now_s)
+    except (AttributeError, KeyError, TypeError, ValueError):  # whoever can write to the store wrote it
+        return ["learner: there, but what it tells is not understood: it is of another release"]

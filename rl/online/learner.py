@@ -1,17 +1,15 @@
 """The learner: reads records, corrects constants, sees drift, retrains and publishes; one turn after the other.
 
-Only who has the lease of publishing reads and publishes; another one waits for it. What takes long runs in processes of
+What a person has paused, and what a router has rolled back, is not published (:mod:`ccr.control`). Only who has the lease of publishing reads and publishes; another one waits for it. What takes long runs in processes of
 its own. A store that is away is waited for; records that were read and not acknowledged come again.
 """
 
-import hashlib
-import json
 import secrets
 import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -23,9 +21,7 @@ from ccr import log
 from ccr.calibration import signed as signed_calibration
 from ccr.canary import State
 from ccr.errors import ConfigError, WeightsError
-from ccr.features import node_features, request_features
 from ccr.lesson import Flag, Lesson
-from ccr.look import Look
 from ccr.policies.learned import SHIPPED
 from ccr.publication import NOTHING, Publication
 from ccr.settings import Settings
@@ -33,20 +29,22 @@ from rl.online import live, retrain
 from rl.online.batch import Batch, batch_of
 from rl.online.calibration import Calibrator
 from rl.online.drift import LENGTH, LOAD, PREFILL, RATE, SHARE, SPEED, Detector, Drift
+from rl.online.limits import state_of
 from rl.online.processes import Process
 from rl.online.registering import KEY as KEY_VARIABLE
 from rl.online.retrain import Job, Verdict
 from rl.online.shelf import Shelf
 from rl.online.traffic import WINDOW_S, Traffic
 from router.feedback.inbox import Inbox
-from router.publishing import calibrated
-from router.publishing.publisher import LEASE_S, Publisher
+from router.publishing import calibrated, presence
+from router.publishing.board import Board
+from router.publishing.publisher import LEASE_S, ROLLBACK, PausedError, Publisher
 from router.store.backoff import Backoff
 from router.store.store import FencedError, Lease, Store, StoreError
 
 #: Family of the value that says how the learner is; it expires when nobody says so.
-FAMILY: Final = "learner"
-EXPIRES_S: Final = 10.0
+FAMILY: Final = presence.LEARNER
+EXPIRES_S: Final = presence.EXPIRES_S
 HEARTBEAT_S: Final = 1.0
 #: Calibrations are put so often, and forgotten by the store if nobody puts them.
 CALIBRATED_S: Final = 5.0
@@ -61,7 +59,9 @@ _FIRST_AFTER_S: Final = 60.0
 _LONGEST_WORK_S: Final = 1800.0
 _LONGEST_REGISTRATION_S: Final = 180.0
 _REGISTRY_BACKOFF_S: Final = (5.0, 300.0)
-_STATES: Final = 256
+#: States that the limit of a publication is worked out on, and the time between two: the last minutes.
+_STATES: Final = 2000
+_STATES_APART_S: Final = 0.1
 _SHOWN: Final = 64  # nodes and models in the heartbeat
 _RATE_MEMORY_S: Final = 5.0
 _log = log.get("learner")
@@ -132,8 +132,6 @@ class Learner:
         settings: of the routers it learns for.
         store: theirs.
         shelf: its own disk.
-        is_paused: whether a person said to publish nothing.
-        may: whether weights of this checksum may be published; a person, or a replica, may have refused them.
         clock: monotonic seconds.
         wall: seconds since 1970.
 
@@ -147,8 +145,6 @@ class Learner:
         store: Store,
         shelf: Shelf,
         *,
-        is_paused: Callable[[], bool] = lambda: False,
-        may: Callable[[str], bool] = lambda _: True,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -162,9 +158,10 @@ class Learner:
         self.names = live.names_of(settings)
         self._settings, self._store, self._shelf = settings, store, shelf
         self._key = key_of(settings)
-        self._is_paused, self._may = is_paused, may
         self._clock, self._wall = clock, wall
         self.owner = secrets.token_hex(6)
+        self.board = Board(store, self._key, f"learner-{self.owner}", shelf.memory, clock)
+        self.board.recall()
         kept = shelf.published()
         self._publisher = Publisher(store, self._key, kept[0].fence if kept else NOTHING, wall=wall)
         self._inbox = Inbox(store, f"learner-{self.owner}", wall, clock_speed=settings.server.clock_speed)
@@ -181,6 +178,8 @@ class Learner:
         self.told: dict[str, Any] = {}
         self._registration = Registration()
         self._seen: deque[Lesson] = deque(maxlen=_STATES)
+        self._seen_s = 0.0
+        self._not_now = ""
         self._nodes: list[int] = []
         self._coverage = 1.0
         self.calibrator.begin_with(shelf.calibration())
@@ -295,10 +294,11 @@ class Learner:
             self._drifted(drift)
 
     def _note(self, lessons: list[Lesson], batch: Batch) -> None:
-        looked = [
-            one for one in lessons[:: max(len(lessons) // 4, 1)] if one.flags & Flag.LOOKED and one.mask
-        ]
-        self._seen.extend(looked)
+        looked = [one for one in lessons if one.flags & Flag.LOOKED and one.mask]
+        for one in looked:
+            if abs(one.at_s - self._seen_s) >= _STATES_APART_S:
+                self._seen.append(one)
+                self._seen_s = one.at_s
         if looked:
             self._nodes = looked[-1].node_ids().tolist()
             told = batch.coverage[np.isfinite(batch.coverage)]
@@ -319,6 +319,7 @@ class Learner:
             self._heart_due_s = now_s + HEARTBEAT_S
             self.calibrator.turn(self._wall())
             self._watch_work(now_s)
+            self.board.turn()
             self._beat()
         if self._lease is None:
             return
@@ -329,7 +330,7 @@ class Learner:
             self._look_due_s = now_s + _LOOK_EVERY_S
             self._look()
             self._register(now_s)
-        if self._is_paused():
+        if self.is_paused and self._work is None:  # what is under way goes on; its result waits
             self._is(Doing.PAUSED)
         elif self.doing is Doing.PAUSED:
             self._is(Doing.READING)
@@ -354,6 +355,11 @@ class Learner:
 
     # -- publishing
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether a person has paused it, or has to find out first why weights were rolled back twice."""
+        return self.board.control.is_paused or self.board.control.is_stopped
+
     def _look(self) -> None:
         """What is published; where the store has lost it, or turned back, it is published again from our own disk."""
         current, kept = self._publisher.current(), self._shelf.published()
@@ -361,10 +367,41 @@ class Learner:
             self.current = current
             if kept is None or current.fence > kept[0].fence or not self._shelf.has(current.fence):
                 self._adopt(current)
-        elif kept is not None:
-            self.publish(kept[1], "restored")
+            if self._is_refused(current.sha256):
+                self._go_back(current)
+        elif kept is not None and not self._is_refused(kept[0].sha256):
+            self._put(kept[1], "restored")
         else:
-            self.publish(self._first_weights(), "initial")
+            self._put(self._first_weights(), "initial" if kept is None else ROLLBACK)
+
+    def _is_refused(self, sha256: str) -> bool:
+        return self.board.control.veto_of(sha256) is not None
+
+    def _go_back(self, current: Publication) -> None:
+        """A router rolled back what is published: publish the latest before it that nobody refused.
+
+        So that routers that start now serve what the others do, and that is what the next weights are compared with.
+        """
+        for data in self._before(current):
+            if self._put(data, ROLLBACK):
+                return
+
+    def _before(self, current: Publication) -> Iterator[bytes]:
+        for sha256 in current.kept:
+            data = None if self._is_refused(sha256) else self._store.blob(sha256)
+            if data is not None:
+                yield data
+        yield self._first_weights()
+
+    def _put(self, data: bytes, reason: str) -> bool:
+        """Publish, if that is not refused; whether it was."""
+        try:
+            return self.publish(data, reason) is not None
+        except PausedError as error:
+            if str(error) != self._not_now:
+                _log.warning("learner.not_now", reason=reason, error=str(error))
+            self._not_now = str(error)
+            return False
 
     def _adopt(self, current: Publication) -> None:
         """Somebody else published, or we did and were killed before we noted it."""
@@ -388,18 +425,21 @@ class Learner:
             facts: kept with the version in the registry.
 
         Raises:
+            PausedError: if a person paused it, or a router rolled these weights back.
             StoreError: if the store does not take it.
         """
         before = self.doing
         self._is(Doing.PUBLISHING)
         try:
             publication = self._publisher.publish(data, reason)
+        except PausedError:
+            raise
         except (FencedError, WeightsError) as error:
             _log.error("learner.not_published", reason=reason, error=str(error))
             return None
         finally:
             self._is(before)
-        self.current = publication
+        self.current, self._not_now = publication, ""
         self._shelf.remember(publication, data)
         self._shelf.enqueue(publication, data, facts or {})
         self._registration.due_s = min(self._registration.due_s, self._clock())
@@ -460,6 +500,8 @@ class Learner:
         published = self._shelf.published()
         if len(rows) < wanted.least_requests or not self._nodes or published is None:
             return False
+        if self._is_refused(published[0].sha256):
+            return False  # nothing is to be like that
         self._retrain_due_s = self._clock() + wanted.retrain_every_s
         seed = secrets.randbelow(900)
         stamp = time.strftime("%Y-%m-%d.%H%M%S", time.gmtime(self._wall()))
@@ -496,7 +538,8 @@ class Learner:
         return rows, lately[-1].told(self.names) if lately else "it was time"
 
     def _states(self) -> list[State]:
-        return [state_of(lesson) for lesson in self._seen]
+        found = (state_of(lesson) for lesson in self._seen)
+        return [state for state in found if state is not None]
 
     def _watch_work(self, now_s: float) -> None:
         """See how far the process is that retrains, and what it left."""
@@ -525,14 +568,19 @@ class Learner:
             self._ready = verdict, path
 
     def _publish_ready(self) -> None:
-        """Publish what has passed; a store that is away at this moment is asked again with the next turn."""
-        if self._ready is None or self._job is None or self._is_paused():
+        """Publish what has passed; while it is paused, or the store is away, it waits for a later turn."""
+        if self._ready is None or self._job is None or self.is_paused:
             return
         (verdict, path), published = self._ready, self._shelf.published()
         if published is None or published[0].sha256 != self._wanted:
             _log.warning("learner.overtaken", why="it was judged against weights that serve no more")
-        elif self._may(hashlib.sha256(data := path.read_bytes()).hexdigest()):
-            self.publish(data, "retrained", {"gate": asdict(verdict), "why": self._job.why})
+        else:
+            try:
+                self.publish(path.read_bytes(), "retrained", {"gate": asdict(verdict), "why": self._job.why})
+            except PausedError as error:
+                if error.reason == "paused":  # a moment ago, and we have not heard of it yet
+                    return
+                _log.warning("learner.refused", error=str(error))
         self._ready = None
 
     # -- what it tells
@@ -548,7 +596,7 @@ class Learner:
         shown = {kind: dict(list(found.items())[:_SHOWN]) for kind, found in calibration.items()}
         state = self._registration
         return {
-            "state": str(self.doing), "since_s": round(self.since_s, 1), "at_s": round(self._wall(), 1), "owner": self.owner,
+            "state": str(self.doing), "why": self.board.control.why, "since_s": round(self.since_s, 1), "at_s": round(self._wall(), 1), "owner": self.owner,
             "version": None if current is None else {
                 "epoch": current.epoch, "version": current.version, "name": current.name, "reason": current.reason,
                 "sha256": current.sha256[:12], "registered": self._number(),
@@ -564,8 +612,7 @@ class Learner:
 
     def _beat(self) -> None:
         self.told = self.status()
-        data = json.dumps(self.told, separators=(",", ":")).encode()
-        self._store.put(FAMILY, self.owner, data, EXPIRES_S)
+        presence.tell(self._store, presence.LEARNER, self.owner, self.told)
 
     # -- a store that is away
 
@@ -594,11 +641,3 @@ def key_of(settings: Settings) -> bytes:
             "the learner signs what it publishes: set `publication.key`, better as CCR_PUBLICATION__KEY, the same for the routers"
         )
     return key.get_secret_value().encode()
-
-
-def state_of(lesson: Lesson) -> State:
-    """What the network saw of a request."""
-    asked = np.frombuffer(lesson.asked, dtype="<f4").astype(np.float64)
-    columns, load, pairs = (lesson.rows(name).astype(np.float64) for name in ("columns", "load", "pairs"))
-    look = Look(columns, load, pairs, asked)
-    return State(node_features(look), request_features(look), lesson.eligible())

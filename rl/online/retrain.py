@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,9 +26,8 @@ from envs.evaluation import manifest
 from rl import theta
 from rl.days import Cores, Day, regret
 from rl.online import live
+from rl.online.limits import Limits, Step, step
 
-#: How a proposal is kept near what serves; see docs/learner.md.
-Limit = Callable[[Network, Network, Sequence[State]], Network]
 _Task = TypeVar("_Task")
 _Found = TypeVar("_Found")
 
@@ -81,6 +80,9 @@ class Verdict:
         against_heuristic: its cost over that of `least_cost` on these days.
         episodes: played.
         wall_s: how long that took.
+        share: of the step that was found; the rest was cut off (:mod:`rl.online.limits`).
+        kl: how far what was judged moves the policy, in nats.
+        shortened: why it is shorter than what was found; empty where it is not.
     """
 
     has_passed: bool
@@ -92,12 +94,18 @@ class Verdict:
     against_heuristic: float
     episodes: int
     wall_s: float
+    share: float = 1.0
+    kl: float = 0.0
+    shortened: str = ""
 
     def __str__(self) -> str:
+        if not self.episodes:
+            return f"not passed: {self.shortened}"
         words = "passed" if self.has_passed else "not passed"
+        step = f", {self.share:.0%} of the step" if self.shortened else ""
         return (
             f"{words}: cost {self.cost:.3f} [{self.low:.3f}, {self.high:.3f}], "
-            f"P99 {self.p99:.3f} (to {self.p99_high:.3f}), {self.episodes} episodes"
+            f"P99 {self.p99:.3f} (to {self.p99_high:.3f}), {self.episodes} episodes{step}"
         )
 
 
@@ -118,11 +126,6 @@ class OneCore(Cores):
     ) -> Iterable[_Found]:
         """Results in the order of the tasks, as they are asked for."""
         return map(function, tasks)
-
-
-def unlimited(current: Network, proposed: Network, states: Sequence[State]) -> Network:  # noqa: ARG001 - as of a limit
-    """The proposal as it is."""
-    return proposed
 
 
 def searched(
@@ -189,12 +192,12 @@ def judged(
     )  # fmt: skip
 
 
-def retrained(directory: Path, limit: Limit = unlimited, cores: Cores | None = None) -> Verdict:
+def retrained(directory: Path, within: Limits | None = None, cores: Cores | None = None) -> Verdict:
     """Do what the files in the directory say, and leave the weights and the verdict there.
 
     Args:
         directory: of :func:`prepare`.
-        limit: keeps what was found near what serves; what it gives is what is judged.
+        within: how far the policy may move; what is left of the step is what is judged.
         cores: play the days.
     """
     cores, begun_s = cores or OneCore(), time.perf_counter()
@@ -206,13 +209,15 @@ def retrained(directory: Path, limit: Limit = unlimited, cores: Cores | None = N
 
     report("preparing", 0.0)
     found, generations = searched(directory, job, current, report, cores)
-    proposed = limit(current, found, states(directory))
-    saved = weights.save(
-        Weights(proposed, _manifest(directory, job, generations, time.perf_counter() - begun_s)),
-        directory / _FOUND,
-    )
-    first = live.EXAM_SEEDS + int(saved.sha256[:12], 16) % _SPREAD_SEEDS
-    verdict = judged(live.days(directory, first, job.episodes), saved.network, current, report, cores)
+    kept = step(current, found, states(directory), within)
+    facts = _manifest(directory, job, generations, time.perf_counter() - begun_s, kept)
+    saved = weights.save(Weights(kept.network, facts), directory / _FOUND)
+    if kept.share > 0.0:
+        first = live.EXAM_SEEDS + int(saved.sha256[:12], 16) % _SPREAD_SEEDS
+        verdict = judged(live.days(directory, first, job.episodes), saved.network, current, report, cores)
+    else:
+        verdict = Verdict(False, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0, 0.0)
+    verdict = replace(verdict, share=kept.share, kl=kept.kl, shortened=kept.reason)
     _put(directory / _DONE, asdict(verdict))
     return verdict
 
@@ -233,18 +238,25 @@ def prepare(
     live.keep(fleet, rows, directory)
     (directory / _CURRENT).write_bytes(current)
     with (directory / "states.npz").open("wb") as file:
-        arrays = {
-            f"{name}-{k}": getattr(state, name) for k, state in enumerate(seen) for name in State._fields
-        }
-        np.savez(file, **arrays)
+        if seen:
+            nodes, request, mask = (list(part) for part in zip(*seen, strict=True))
+            sizes = np.array([len(one) for one in mask])
+            np.savez(
+                file, sizes=sizes, nodes=np.concatenate(nodes), request=request, mask=np.concatenate(mask)
+            )
+        else:
+            np.savez(file)
     _put(directory / "job.json", asdict(job))
 
 
 def states(directory: Path) -> list[State]:
     """States that the fleet was in lately."""
     with np.load(directory / "states.npz", allow_pickle=False) as arrays:
-        count = len(arrays.files) // len(State._fields)
-        return [State(*[arrays[f"{name}-{k}"] for name in State._fields]) for k in range(count)]
+        if not arrays.files:
+            return []
+        ends = np.cumsum(arrays["sizes"])[:-1]
+        parts = np.split(arrays["nodes"], ends), arrays["request"], np.split(arrays["mask"], ends)
+        return [State(*one) for one in zip(*parts, strict=True)]
 
 
 def far(directory: Path) -> dict[str, Any]:
@@ -278,12 +290,13 @@ def _half(logs: Any) -> Any:
     return 1.96 * logs.std(axis=0, ddof=1) / math.sqrt(len(logs))
 
 
-def _manifest(directory: Path, job: Job, generations: int, wall_s: float) -> dict[str, Any]:
+def _manifest(directory: Path, job: Job, generations: int, wall_s: float, kept: Step) -> dict[str, Any]:
     fleet, rows = live.kept(str(directory))
     facts = {
         "command": "ccr learn",
         "seeds": {"draw": job.seed, "training": live.TRAINING_SEEDS, "exam": live.EXAM_SEEDS},
         "stages": [{"stage": "theta", "generations": generations, "why": job.why}],
+        "limit": {"share": round(kept.share, 4), "kl": round(kept.kl, 5), "why": kept.reason},
         "scenarios": f"the live fleet: {len(fleet.nodes)} nodes, {len(fleet.models)} models, {len(rows)} recorded requests, varied",
         "wall_s": round(wall_s, 1),
         "commit": manifest.commit(),

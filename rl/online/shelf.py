@@ -48,7 +48,7 @@ class Shelf:
     def __init__(self, directory: Path, key: bytes) -> None:
         self.directory = directory
         self._key = key
-        self._memory = Memory(directory)
+        self.memory = Memory(directory)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.work = directory / "retraining"
         self.waiting_at = directory / "waiting"
@@ -59,7 +59,7 @@ class Shelf:
 
     def published(self) -> tuple[Publication, bytes] | None:
         """The manifest and the file; ``None`` if there is none that we signed."""
-        found = self._memory.recalled()
+        found = self.memory.recalled()
         if found is None:
             return None
         try:
@@ -71,7 +71,7 @@ class Shelf:
 
     def remember(self, publication: Publication, data: bytes) -> None:
         """Keep it instead of what was kept."""
-        self._memory.remember(signed(publication, self._key), data)
+        self.memory.remember(signed(publication, self._key), data)
 
     # -- what was known of the fleet
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from router.demo.learner_lines import lines
+from router.learner_lines import lines
 
 
 def screen(status: Mapping[str, Any]) -> RenderableType:

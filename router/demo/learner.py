@@ -13,8 +13,8 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from ccr.settings import StoreSettings
-from router.demo.learner_lines import lines
 from router.demo.redis_server import RedisServer
+from router.learner_lines import lines
 from router.store.opened import opened
 from router.store.store import Store, StoreError
 

@@ -324,7 +324,9 @@ class Desk:
         learner: dict[str, Any] | None = None
         replicas: dict[str, dict[str, Any]] = {}
         try:
-            learner = next(iter(presence.present(self._store, presence.LEARNER).values()), None)
+            learners = list(presence.present(self._store, presence.LEARNER).values())
+            # Who stands by knows little.
+            learner = min(learners, key=lambda one: one.get("state") == "standby", default=None)
             replicas = presence.present(self._store, presence.REPLICAS)
         except StoreError as error:
             _log.debug("learner.store_down", error=str(error))

@@ -6,8 +6,7 @@ from typing import Any, Final
 
 from router.store.store import Store
 
-#: Family of the learner's value. It is JSON: ``state``, ``since_s``, ``version``, ``gate``, ``drift``, ``calibration``,
-#: ``records_per_s``; put every second.
+#: Family of the learner's value, put every second: JSON, as :mod:`router.learner_lines` tells it to people.
 LEARNER: Final = "learner"
 #: Family of what each router serves, by a name of the process.
 REPLICAS: Final = "replicas"

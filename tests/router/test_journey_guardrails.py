@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import os
+import sys
+import threading
 
 import pytest
-from click.testing import CliRunner
 
-from ccr.cli import cli
 from ccr.policies.learned import Learned
+from ccr.settings import parse
 from ccr.weights import save
-from router.publishing import presence
+from rl.online.learner import Learner
+from rl.online.shelf import Shelf
 from router.publishing.publisher import PausedError, Publisher
 from router.store.embedded import EmbeddedStore
 from router.store.redis_store import RedisStore
@@ -162,34 +165,76 @@ async def test_a_rollback_needs_no_store(bad_file, redis_server):
     store.close()
 
 
+async def test_a_router_and_a_learner_end_up_with_the_same_weights_after_a_rollback(bad_file, tmp_path):
+    """What the router went back to is what is published then, and what the next weights are compared with."""
+    config = SETTINGS | {
+        "store": {"directory": str(tmp_path / "store")},
+        "learner": {"directory": str(tmp_path / "learner"), "retrain_every": 0},
+    }
+    store = EmbeddedStore(tmp_path / "store")
+    learner = Learner(parse(json.dumps(config).encode(), "the test"), store, Shelf(tmp_path / "learner", KEY))
+    learner._register = lambda now_s: None  # MLflow is tried elsewhere
+    stop = threading.Event()
+    async with running_router(config, *nodes()) as router, Traffic(router):
+        life = asyncio.create_task(asyncio.to_thread(learner.run, stop))
+        try:
+            await until(lambda: guardian(router).state.fence.version == 1, 10.0)
+            base = serves(router)
+            await asyncio.to_thread(learner.publish, bad_file("bad", 1), "retrained")
+            await until(lambda: serves(router) == "bad", 10.0)
+            await until(lambda: serves(router) == base, 30.0)
+            await until(lambda: learner.current.reason == "rollback", 10.0)
+            await until(lambda: guardian(router).state.fence.version == 3, 10.0)
+            told = (await router.admin("GET", "/admin/learner")).json
+        finally:
+            stop.set()
+            await life
+
+    assert serves(router) == base
+    assert told["published"]["name"] == base
+    assert told["learner"]["version"]["reason"] == "rollback"
+    assert [veto["name"] for veto in told["control"]["vetoes"]] == ["bad"]
+
+
 async def test_a_pause_and_its_end_from_the_command_line(tmp_path):
     settings = SETTINGS | {"store": {"directory": str(tmp_path / "store")}}
-    store = EmbeddedStore(tmp_path / "store")
-    facts = {"state": "reading", "version": 4, "gate": {"words": "passed"}, "records_per_s": 31.5}
-    store.put(presence.LEARNER, "l", json.dumps(facts).encode(), 600.0)
-    publisher = Publisher(store, KEY)
+    learner = Learner(
+        parse(json.dumps(settings).encode(), "the test"),
+        EmbeddedStore(tmp_path / "store"),
+        Shelf(tmp_path / "l", KEY),
+    )
+    learner._register = lambda now_s: None
+    learner.turn()
     async with running_router(settings, FakeNode("a")) as router:
 
-        def ccr(*words):
-            environment = {"CCR_ADMIN__TOKEN": TOKEN, "CCR_ADMIN_URL": router.admin_url}
-            return asyncio.to_thread(CliRunner().invoke, cli, ["learner", *words], env=environment)
+        async def ccr(*words):
+            environment = os.environ | {"CCR_ADMIN__TOKEN": TOKEN, "CCR_ADMIN_URL": router.admin_url}
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "ccr", "learner", *words, stdout=-1, stderr=-1, env=environment
+            )
+            out, error = await process.communicate()
+            assert process.returncode == 0, error
+            return out.decode()
 
         paused = await ccr("pause", "--why", "a release")
         with pytest.raises(PausedError, match="a release"):
-            publisher.publish(weights_file_of(tmp_path))
-        shown = await ccr("status", "--json")
+            learner.publish(weights_file_of(tmp_path), "retrained")
+        shown = json.loads(await ccr("status", "--json"))
         resumed = await ccr("resume")
-        publisher.publish(weights_file_of(tmp_path))
+        learner.publish(weights_file_of(tmp_path), "retrained")
         await until(lambda: version(router) == "some", 10.0)
+        learner._heart_due_s = 0.0
+        learner.turn()
         after = await ccr("status")
+        learner.close()
 
-    assert "paused (a release)" in paused.output
-    found = json.loads(shown.output)
-    assert found["learner"]["records_per_s"] == 31.5
-    assert found["control"]["paused"] is True
-    assert "paused" not in resumed.output
-    assert "published: some, version 1" in after.output
-    assert "learner: reading, version 4" in after.output
+    assert "paused (a release)" in paused
+    assert shown["learner"]["records_per_s"] == 0.0
+    assert shown["control"]["paused"] is True
+    assert "paused" not in resumed
+    assert "published: some, version 2" in after
+    assert "learner: reading for" in after
+    assert "version 2, some (retrained), not in MLflow yet" in after
 
 
 def weights_file_of(tmp_path):

@@ -1,5 +1,6 @@
 """The learner as a whole: reads, publishes, tells, stands by, and outlives its store."""
 
+import hashlib
 import json
 import shutil
 
@@ -7,17 +8,21 @@ import numpy as np
 import pytest
 
 from ccr.calibration import opened
+from ccr.control import Veto, paused, refusing, resumed
 from ccr.errors import ConfigError
 from ccr.hashing import hash64
 from ccr.policies.learned import SHIPPED
 from ccr.settings import parse
 from rl.online import retrain
 from rl.online.learner import EXPIRES_S, FAMILY, Learner
+from rl.online.limits import Limits, thinly_seen
 from rl.online.retrain import Verdict
 from router.publishing import calibrated
+from router.publishing.board import Board
 from router.publishing.follower import Follower
 from router.publishing.publisher import LEASE_S, NAME, Publisher
 from router.store.store import StoreDownError
+from tests.records import an_answer
 from tests.rl.online.fleet import KEY
 from tests.router.publishing.publications import Told, weights_file
 
@@ -102,23 +107,132 @@ def test_what_did_not_pass_is_not(bench):
     assert versions(bench)[0][1] == 1
 
 
-def test_a_person_or_a_replica_may_keep_it_from_publishing(bench):
-    paused = bench.learner(is_paused=lambda: True)
-    bench.turn(paused)
-    judged(paused, bench)
-    bench.turn(paused)
+def a_router(bench):
+    """The board of one, on the same store."""
+    return Board(bench.store, KEY, "router-1", clock=bench.clock)
 
-    assert told(bench)[0]["state"] == "paused"
+
+def says(bench, change):
+    router = a_router(bench)
+    router.turn()
+    router.change(change)
+    router.turn()
+    assert router.is_told
+
+
+def refused(data):
+    return refusing(
+        Veto(
+            sha256=hashlib.sha256(data).hexdigest(),
+            name="better",
+            why="missed 60%",
+            by="router-1",
+            at_s=20_000.0,
+        )
+    )
+
+
+def test_while_a_person_pauses_it_what_passed_waits_and_is_published_when_it_may(bench):
+    learner = bench.learner()
+    bench.turn(learner)
+    says(bench, paused("a release"))
+    bench.turn(learner, 2)
+    judged(learner, bench)
+    bench.turn(learner, 5)
+
+    assert (told(bench)[0]["state"], told(bench)[0]["why"]) == ("paused", "a release")
     assert versions(bench)[0][1] == 1
 
+    says(bench, resumed(bench.clock()))
+    bench.turn(learner, 3)
 
-def test_weights_that_were_refused_are_not_published(bench):
-    learner = bench.learner(may=lambda sha256: False)
+    assert versions(bench) == [("better", 2)]
+    assert told(bench)[0]["state"] == "reading"
+
+
+def test_a_pause_that_it_has_not_heard_of_yet_stops_it_too(bench):
+    """The store is asked again at the moment of publishing."""
+    learner = bench.learner()
     bench.turn(learner)
     judged(learner, bench)
-    bench.turn(learner)
+    says(bench, paused("now"))
+    learner._publish_ready()
 
     assert versions(bench)[0][1] == 1
+
+    says(bench, resumed(bench.clock()))
+    bench.turn(learner, 3)
+
+    assert versions(bench) == [("better", 2)]
+
+
+def test_a_paused_learner_reads_on_and_begins_no_retraining(bench):
+    learner = bench.learner()
+    bench.turn(learner)
+    says(bench, paused("a release"))
+    learner._settings.learner.__dict__["retrain_every_s"] = 1.0
+    learner._retrain_due_s = 0.0
+    bench.tell(bench.answers(RNG(12), 300))
+    bench.turn(learner, 5)
+
+    assert learner.counts.records == 300
+    assert learner._work is None
+
+
+def test_what_a_router_rolled_back_is_not_published_again_and_what_was_before_is(bench):
+    learner = bench.learner()
+    bench.turn(learner)
+    judged(learner, bench)
+    bench.turn(learner, 3)
+    says(bench, refused(weights_file("better")))
+    bench.turn(learner, 5)
+
+    after = Publisher(bench.store, KEY).current()
+    assert (after.version, after.reason) == (3, "rollback")
+    assert bench.store.blob(after.sha256) == SHIPPED.read_bytes()
+
+    judged(learner, bench)  # the same weights once more
+    bench.turn(learner, 5)
+
+    assert Publisher(bench.store, KEY).current().version == 3
+    assert learner._ready is None
+
+
+def test_what_was_refused_is_not_put_back_into_a_flushed_store(bench):
+    learner = bench.learner()
+    bench.turn(learner)
+    judged(learner, bench)
+    bench.turn(learner, 3)
+    says(bench, refused(weights_file("better")))
+    learner.board.turn()
+    learner.close()
+    shutil.rmtree(bench.tmp_path / "store")
+
+    bench.turn(bench.learner(), 5)
+
+    after = Publisher(bench.store, KEY)
+    assert bench.store.blob(after.current().sha256) == SHIPPED.read_bytes()
+    assert after.control().vetoes[0].name == "better"  # the store has that again, too
+
+
+def test_twice_rolled_back_it_publishes_nothing_until_a_person_acts(bench):
+    learner = bench.learner()
+    bench.turn(learner)
+    for name in ("better", "even better"):
+        judged(learner, bench, name=name)
+        bench.turn(learner, 3)
+        says(bench, refused(weights_file(name)))
+        bench.turn(learner, 5)
+    judged(learner, bench, name="good")
+    bench.turn(learner, 5)
+
+    assert told(bench)[0]["state"] == "paused"
+    assert "good" not in [name for name, _ in versions(bench)]
+
+    says(bench, resumed(bench.clock(), keep_vetoes=True))
+    bench.turn(learner, 5)
+
+    assert versions(bench)[0][0] == "good"
 
 
 def test_what_was_judged_against_other_weights_is_not_published(bench):
@@ -278,14 +392,23 @@ def test_after_a_drift_of_the_traffic_what_came_since_is_trained_on(bench):
 
 def test_states_of_late_are_what_the_limit_is_asked_about(bench):
     learner = bench.learner()
-    bench.tell(bench.answers(RNG(10), 100))
+    bench.tell(bench.answers(RNG(10), 600))
     bench.turn(learner)
 
     states = learner._states()
 
-    assert states
+    assert len(states) >= 300  # ten a second at most: enough that what is usual is in no thin bucket
     assert states[0].nodes.shape[0] == 4
     assert states[0].mask.all()
+    assert not thinly_seen(states, Limits().least).all()
+
+
+def test_of_a_rush_of_records_the_states_do_not_all_come_from_one_moment(bench):
+    learner = bench.learner()
+    bench.tell([an_answer(at_s=1000.0 + k / 1000.0) for k in range(2000)])
+    bench.turn(learner)
+
+    assert len(learner._states()) <= 21
 
 
 def test_a_result_that_was_lost_with_its_process_is_told_and_nothing_is_published(bench, capsys):

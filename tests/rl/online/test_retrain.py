@@ -15,7 +15,7 @@ from rl.days import TRAINING_SEEDS as OTHER_SEEDS
 from rl.online import live, retrain
 from rl.online.batch import batch_of
 from rl.online.calibration import Calibrator, ModelState, NodeState
-from rl.online.learner import state_of
+from rl.online.limits import Limits, state_of, step
 from rl.online.retrain import Job, OneCore, Verdict, judged, prepare, result, retrained
 from rl.online.traffic import Traffic
 from tests.records import an_answer, answers
@@ -66,9 +66,9 @@ def current(tmp_path):
     return path.read_bytes()
 
 
-def a_job(tmp_path, **fields):
+def a_job(tmp_path, seen=None, **fields):
     directory = tmp_path / "job"
-    seen = [state_of(an_answer())]
+    seen = [state_of(an_answer(k % 4)) for k in range(60)] if seen is None else seen
     prepare(
         directory,
         Job(3, search_s=0.01, version="found", why="the test", **fields),
@@ -165,21 +165,56 @@ def test_a_retraining_leaves_weights_that_can_be_published_and_a_verdict(tmp_pat
     assert retrain.far(directory) == {"words": "judging", "share": pytest.approx(1.0, abs=0.7)}
 
 
-def test_what_was_found_is_kept_near_what_serves_and_what_is_kept_is_what_is_judged(tmp_path):
-    """The seam of the limit per publication."""
-    directory, asked = a_job(tmp_path), []
+@pytest.fixture
+def far(monkeypatch):
+    """The search ends far away, whatever the days are."""
+    monkeypatch.setattr(
+        retrain, "searched", lambda _directory, _job, start, *_: (start._replace(theta=8.0 * start.theta), 1)
+    )
 
-    def limit(before, proposed, states):
-        asked.append((before, proposed, len(states)))
-        return before
 
-    verdict = retrained(directory, limit)
+def test_a_step_that_is_too_long_is_shortened_and_what_is_left_is_what_is_judged(tmp_path, monkeypatch, far):
+    directory, played = a_job(tmp_path), []
+    gate = retrain.judged
+    monkeypatch.setattr(
+        retrain, "judged", lambda days, one, *rest: played.append(one) or gate(days, one, *rest)
+    )
 
-    assert asked[0][2] == 1
-    assert not np.array_equal(asked[0][0].theta, asked[0][1].theta)
-    np.testing.assert_array_equal(load(directory / "found.npz").network.theta, asked[0][0].theta)
-    assert verdict.cost == pytest.approx(1.0)
-    assert not verdict.has_passed
+    verdict = retrained(directory, Limits(kl=1e-3, thin_kl=1e-3, shortest=0.0))
+
+    start = load(directory / "current.npz").network
+    (network,) = played
+    assert 0.0 < verdict.share < 1.0
+    assert 0.0 < verdict.kl <= 1e-3
+    assert step(start, network, retrain.states(directory)).kl == pytest.approx(verdict.kl)
+    np.testing.assert_allclose(network.theta, (1.0 + 7.0 * verdict.share) * start.theta)
+    saved = load(directory / "found.npz")
+    np.testing.assert_array_equal(saved.network.theta, network.theta)
+    assert saved.manifest["training"]["limit"]["share"] == pytest.approx(verdict.share, abs=1e-3)
+    assert "of the step" in str(verdict)
+
+
+def test_where_next_to_nothing_is_left_of_a_step_nothing_is_played(tmp_path, monkeypatch, far):
+    directory = a_job(tmp_path)
+    monkeypatch.setattr(retrain, "judged", None)
+
+    verdict = retrained(directory, Limits(kl=1e-9))
+
+    assert (verdict.has_passed, verdict.share, verdict.episodes) == (False, 0.0, 0)
+    assert "less than 2% of the step" in str(verdict)
+    assert result(directory)[0] == verdict
+
+
+def test_states_are_kept_as_they_were_of_fleets_of_any_size(tmp_path):
+    seen = [state_of(an_answer(n=n)) for n in (4, 2, 7)]
+
+    found = retrain.states(a_job(tmp_path, seen))
+
+    assert len(found) == 3
+    for one, other in zip(found, seen, strict=True):
+        for part, same in zip(one, other, strict=True):
+            np.testing.assert_array_equal(part, same)
+    assert retrain.states(a_job(tmp_path / "none", [])) == []
 
 
 def test_the_gate_passes_what_is_better_and_no_tie(tmp_path):

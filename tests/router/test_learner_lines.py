@@ -1,7 +1,7 @@
 """What the demo tells of the learner."""
 
 from router.demo.drift import Seen, svg
-from router.demo.learner_lines import lines
+from router.learner_lines import lines
 
 NODE = {"speed": 2.0, "overhead_s": None, "answers": 40}
 STATUS = {
