@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ccr import weights
+from ccr import canary, weights
 from ccr.hashing import hash64
 from ccr.policies.least_cost import LeastCost
 from ccr.policies.network import blank
@@ -68,7 +68,7 @@ def current(tmp_path):
 
 def a_job(tmp_path, seen=None, **fields):
     directory = tmp_path / "job"
-    seen = [state_of(an_answer(k % 4)) for k in range(60)] if seen is None else seen
+    seen = list(canary.states()[:60]) if seen is None else seen
     prepare(
         directory,
         Job(3, search_s=0.01, version="found", why="the test", **fields),
@@ -214,7 +214,7 @@ def test_states_are_kept_as_they_were_of_fleets_of_any_size(tmp_path):
     for one, other in zip(found, seen, strict=True):
         for part, same in zip(one, other, strict=True):
             np.testing.assert_array_equal(part, same)
-    assert retrain.states(a_job(tmp_path / "none", [])) == []
+    assert retrain.states(a_job(tmp_path, [])) == []
 
 
 def test_the_gate_passes_what_is_better_and_no_tie(tmp_path):
