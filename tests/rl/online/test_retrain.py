@@ -169,7 +169,7 @@ def test_a_retraining_leaves_weights_that_can_be_published_and_a_verdict(tmp_pat
 def far(monkeypatch):
     """The search ends far away, whatever the days are."""
     monkeypatch.setattr(
-        retrain, "searched", lambda _directory, _job, start, *_: (start._replace(theta=8.0 * start.theta), 1)
+        retrain, "searched", lambda _directory, _job, start, *_: (start._replace(theta=-start.theta), 1)
     )
 
 
@@ -187,7 +187,7 @@ def test_a_step_that_is_too_long_is_shortened_and_what_is_left_is_what_is_judged
     assert 0.0 < verdict.share < 1.0
     assert 0.0 < verdict.kl <= 1e-3
     assert step(start, network, retrain.states(directory)).kl == pytest.approx(verdict.kl)
-    np.testing.assert_allclose(network.theta, (1.0 + 7.0 * verdict.share) * start.theta)
+    np.testing.assert_allclose(network.theta, (1.0 - 2.0 * verdict.share) * start.theta)
     saved = load(directory / "found.npz")
     np.testing.assert_array_equal(saved.network.theta, network.theta)
     assert saved.manifest["training"]["limit"]["share"] == pytest.approx(verdict.share, abs=1e-3)
@@ -198,10 +198,10 @@ def test_where_next_to_nothing_is_left_of_a_step_nothing_is_played(tmp_path, mon
     directory = a_job(tmp_path)
     monkeypatch.setattr(retrain, "judged", None)
 
-    verdict = retrained(directory, Limits(kl=1e-9))
+    verdict = retrained(directory, Limits(kl=1e-9, shortest=0.6))
 
     assert (verdict.has_passed, verdict.share, verdict.episodes) == (False, 0.0, 0)
-    assert "less than 2% of the step" in str(verdict)
+    assert "less than 60% of the step" in str(verdict)
     assert result(directory)[0] == verdict
 
 
