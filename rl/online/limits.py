@@ -193,6 +193,6 @@ def _log_shares(state: State, network: Network) -> Floats:
 
 
 def _divergence(new: Floats, current: Floats) -> float:
-    """KL(new || current) in nats."""
-    shares = np.exp(new)
-    return float(np.sum(np.where(shares > 0.0, shares * (new - current), 0.0)))
+    """KL(new || current) in nats; NaN where a number is none, so that no limit is kept."""
+    may = new != -np.inf
+    return float(np.sum(np.exp(new[may]) * (new[may] - current[may])))

@@ -18,7 +18,8 @@ from tests.looks import NODES, a_book, look
 from tests.weights import a_network
 
 SEEN = list(states())[:60] * 4
-CURRENT, FAR = a_network(1), a_network(2)
+CURRENT = a_network(1)
+FAR = a_network(2)._replace(out=6.0 * a_network(2).out)
 LIMITS = Limits(kl=0.05, thin_kl=0.05, least=1)
 
 
