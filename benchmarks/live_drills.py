@@ -300,11 +300,11 @@ def main(
     log.configure("console", "warning")
     times = Times(warm_up, warm_up + settle, warm_up + settle + counted)
     plan = Plan(name, range(seed_base, seed_base + pairs), times, speed)
-    told = document(plan, played(plan, Console(stderr=True)))
+    origin = manifest.origin() | {"command": " ".join(["python -m benchmarks.live_drills", *sys.argv[1:]])}
+    told = document(plan, played(plan, Console(stderr=True))) | origin
     _print(told)
     if json_to is not None:
-        command = " ".join(["python -m benchmarks.live_drills", *sys.argv[1:]])
-        json_to.write_text(json.dumps(told | manifest.origin() | {"command": command}, indent=2) + "\n")
+        json_to.write_text(json.dumps(told, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ _HOST: Final = "127.0.0.1"
 _NEVER_S: Final = 3600.0
 _POLL_S: Final = 0.002
 _REFUSED: Final = "http_429"
+_END: Final = b"data: [DONE]\n\n"
+_ERROR: Final = b'"error"'
 
 
 class Happening(NamedTuple):
@@ -269,6 +271,24 @@ class _Row:
     answer: Answer
 
 
+class _Stopwatch(ChatClient):
+    """Times an answer without reading it chunk by chunk: that took half of the loop's time.
+
+    A node sends its opening with the first token and not before, so the first bytes are the first token.
+    """
+
+    async def _streamed(self, response: aiohttp.ClientResponse, node: str, sent_s: float) -> Answer:
+        ttft_s: float | None = None
+        tail = b""
+        async for data in response.content.iter_any():
+            if ttft_s is None:
+                ttft_s = self._clock() - sent_s
+            if _ERROR in data:
+                return Answer("stream_error", 200, ttft_s, node)
+            tail = (tail + data)[-len(_END) :]
+        return Answer("" if tail == _END else "truncated", 200, ttft_s, node)
+
+
 async def _sent(
     scenario: Scenario, arrivals: Arrivals, serving: Serving, clock: Callable[[], float], speed: float,
     answered: Callable[[], None],
@@ -305,7 +325,7 @@ async def _ask(connector: aiohttp.TCPConnector, url: str, shot: Shot, clock: Cal
         headers={"x-request-id": str(shot.number)},
     ) as session:
         sent_s = clock()
-        answer = await ChatClient(session, url, timeout_s=_NEVER_S, clock=clock)(shot)
+        answer = await _Stopwatch(session, url, timeout_s=_NEVER_S, clock=clock)(shot)
         return _Row(sent_s, clock(), answer)
 
 
