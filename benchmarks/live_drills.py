@@ -43,8 +43,10 @@ POLICY: Final = "learned"
 ARMS: Final = (FROZEN, ONLINE)
 FACTOR: Final = 2.0
 """By which loads of ``load-doubled`` take longer."""
-STREAM_INTERVAL: Final = 16
-"""Tokens that nodes send together: at 20 times life a machine would do little else than pass on tokens."""
+STREAM_INTERVAL: Final = 64
+"""Tokens that nodes send together: faster than life, a machine would do little else than pass on tokens."""
+TELEMETRY_S: Final = 1.0
+"""Node seconds between two readings of a node, for the same reason."""
 KEPT: Final = ("cost", "mean_s", "p50_s", "p99_s", "slo", "reject_rate", "failures")
 
 
@@ -178,7 +180,7 @@ async def lived(
     happenings = [Happening(at_s, drift_of(plan.name, case))]
     if arm == FROZEN:
         happenings.insert(0, Happening(at_s, freeze))
-    scenario = replace(case.scenario, troubles=())
+    scenario = replace(case.scenario, troubles=(), telemetry_period_s=TELEMETRY_S)
     return await in_real_time(
         scenario, POLICY, seed, plan.speed, happenings=happenings, stream_interval=STREAM_INTERVAL, answered=answered,
     )  # fmt: skip
@@ -225,7 +227,7 @@ def document(plan: Plan, found: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     frozen, online = columns[FROZEN], columns[ONLINE]
     return {
         "drill": plan.name, "seeds": {"first": plan.seeds[0], "count": len(plan.seeds)},
-        "speed": plan.speed, "times": plan.times._asdict(), "stream_interval": STREAM_INTERVAL,
+        "speed": plan.speed, "times": plan.times._asdict(), "stream_interval": STREAM_INTERVAL, "telemetry_s": TELEMETRY_S,
         "order": [ordered(pair) for pair in range(len(plan.seeds))],
         "arms": {arm: _arm(columns[arm], found[arm]) for arm in ARMS},
         "ratios": {
@@ -278,14 +280,14 @@ def _print(told: Mapping[str, Any]) -> None:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", type=click.Choice(list(DRIFTS)))
 @click.option("--pairs", type=click.IntRange(1), default=6, show_default=True, help="Paired days.")
-@click.option("--speed", type=click.FloatRange(0.0, min_open=True), default=10.0, show_default=True,
+@click.option("--speed", type=click.FloatRange(0.0, min_open=True), default=8.0, show_default=True,
               help="Node seconds for each second.")  # fmt: skip
 @click.option("--seed-base", type=click.IntRange(0), default=SEEDS, show_default=True, help="The first seed.")
-@click.option("--warm-up", type=click.FloatRange(0.0), default=120.0, show_default=True,
+@click.option("--warm-up", type=click.FloatRange(0.0), default=60.0, show_default=True,
               help="Node seconds before the drift.")  # fmt: skip
-@click.option("--settle", type=click.FloatRange(0.0), default=120.0, show_default=True,
+@click.option("--settle", type=click.FloatRange(0.0), default=60.0, show_default=True,
               help="Node seconds after it that are not counted.")  # fmt: skip
-@click.option("--counted", type=click.FloatRange(0.0, min_open=True), default=480.0, show_default=True,
+@click.option("--counted", type=click.FloatRange(0.0, min_open=True), default=390.0, show_default=True,
               help="Node seconds that are.")  # fmt: skip
 @click.option(
     "--json", "json_to", type=click.Path(dir_okay=False, path_type=Path), help="Write JSON there as well."
