@@ -109,11 +109,17 @@ class NodeDriver:
         make_node: a fresh node, nothing resident unless it is made so.
         speed: node seconds for each second of the wall clock.
         on_finished: told of every job that got all its tokens.
+        stream_interval: tokens of a stream that are sent together, but for the first; as of vLLM's option of that name.
     """
 
     def __init__(
-        self, make_node: Callable[[], EmulatedNode], speed: float, on_finished: Callable[[Finished], None]
+        self,
+        make_node: Callable[[], EmulatedNode],
+        speed: float,
+        on_finished: Callable[[Finished], None],
+        stream_interval: int = 1,
     ) -> None:
+        self._stream_interval = stream_interval
         self._make_node = make_node
         self._speed = speed
         self._on_finished = on_finished
@@ -159,6 +165,11 @@ class NodeDriver:
         for model in models:
             self._node.sleep(model, self._clock.now_s(), level)
         self._pump()
+
+    def slow_loads(self, model: str, factor: float) -> None:
+        """Let loads of a model take ``factor`` times as long from now on; raises what the node raises."""
+        self._pump()
+        self._node.slow_loads(model, factor)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -209,7 +220,8 @@ class NodeDriver:
                 for job_id in event.job_ids:
                     if (ticket := self._tickets.get(job_id)) is not None and ticket.job.stream:
                         ticket.fresh += 1
-                        ticket.wake()
+                        if ticket.fresh >= self._stream_interval or isinstance(event, FirstToken):
+                            ticket.wake()
             case Finished():
                 self._on_finished(event)
                 if (ticket := self._tickets.pop(event.job.id, None)) is not None:

@@ -54,6 +54,7 @@ class Build:
         warm: what is resident at boot.
         speed: node seconds for each second of the wall clock.
         make: a node with nothing resident.
+        stream_interval: tokens of a stream that are sent together, but for the first.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Build:
     warm: tuple[str, ...]
     speed: float
     make: Callable[[], EmulatedNode]
+    stream_interval: int = 1
 
     def booted(self) -> EmulatedNode:
         """A node as it is at boot."""
@@ -85,7 +87,7 @@ class NodeLife:
         self.answering = asyncio.Event()
         self.answering.set()
         self._frozen: bytes | None = None
-        self._begin(NodeDriver(build.booted, build.speed, self._note))
+        self._begin(NodeDriver(build.booted, build.speed, self._note, build.stream_interval))
 
     def _begin(self, driver: NodeDriver) -> None:
         self.driver = driver
@@ -97,7 +99,8 @@ class NodeLife:
     def reset(self) -> None:
         """Unload everything and zero counters and peaks; what is in flight fails, the fault stays."""
         self.end("the node was reset")
-        self._begin(NodeDriver(self.build.make, self.build.speed, self._note))
+        build = self.build
+        self._begin(NodeDriver(build.make, build.speed, self._note, build.stream_interval))
         self.driver.set_slowdown(_slowdown(self.fault))
 
     def end(self, why: str) -> None:

@@ -177,6 +177,7 @@ class EmulatedNode:
         self._load: _Load | None = None
         self._adapter: _Load | None = None
         self._factor = 1.0
+        self._load_factors: dict[str, float] = {}
         self._events: list[Event] = []
         self._numbers = 0
         self._busy_s = 0.0
@@ -286,6 +287,12 @@ class EmulatedNode:
             raise ValueError(f"a node cannot be {factor!r} times as slow; give a factor above 0")
         self._run_until(now_s)
         self._factor = factor
+
+    def slow_loads(self, model: str, factor: float) -> None:
+        """From now on loads of a model from the source take ``factor`` times as long, > 0; of a sibling, those of its base."""
+        if not factor > 0:
+            raise ValueError(f"a load cannot take {factor!r} times as long; give a factor above 0")
+        self._load_factors[self._queue(model).lane.own.model] = factor
 
     def crash(self, now_s: float) -> None:
         """Lose everything in flight, and come back at once with nothing resident."""
@@ -533,7 +540,8 @@ class EmulatedNode:
     def _load_seconds(self, lane: Lane) -> float:
         if lane.place is Place.ASLEEP:
             return load_s(lane.spec, LOAD_SOURCES["host_pinned"])
-        return load_s(lane.spec, self.settings.source) * self._load_noise()
+        factor = self._load_factors.get(lane.own.model, 1.0)
+        return load_s(lane.spec, self.settings.source) * self._load_noise() * factor
 
     def _end_load(self, load: _Load) -> None:
         self._load = None

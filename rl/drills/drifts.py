@@ -29,6 +29,8 @@ _CROWD: Final = (
     "support-8b@2", "summary-7b@2", "extract-7b@2", "translate-6b@2", "chat-7b@3", "code-7b@3", "support-8b@3",
     "summary-7b@3", "extract-7b@3", "chat-7b@2",
 )  # fmt: skip
+DOUBLED: Final = 1
+"""Row of the model whose loads take twice as long in ``load-doubled``."""
 _LONGEST: Final = 3072
 """Tokens of an answer, at most; what an A10 holds beside two models."""
 
@@ -136,13 +138,12 @@ def node_slow(seed: int, times: Times) -> Case:
 def load_doubled(seed: int, times: Times) -> Case:
     """Loads of the second most popular model of 17, for which there are 16 places, take twice as long everywhere."""
     scenario = _day(times, nodes=8, rate=1.0, models=_CROWD, zipf=1.2)
-    model = 1
 
     def happens(sim: Sim) -> None:
-        sim.nodes.line["source_s"][:, model] *= 2.0
+        sim.nodes.line["source_s"][:, DOUBLED] *= 2.0
 
     def tell(sim: Sim) -> None:
-        sim.books.load_s[..., model, :] *= 2.0
+        sim.books.load_s[..., DOUBLED, :] *= 2.0
 
     return _case(scenario, scenario.arrivals(seed), happens, tell)
 

@@ -101,3 +101,39 @@ async def test_a_reset_fails_what_is_in_flight_and_what_waits_for_a_load():
     with pytest.raises(NodeResetError, match="was reset"):
         await loading
     driver.stop()
+
+
+@pytest.mark.parametrize(("interval", "takes"), [(1, [1] * 21), (8, [1, 8, 8, 4])])
+async def test_tokens_of_a_stream_come_together_but_for_the_first(interval, takes):
+    """None is lost, and the last ones do not wait for more."""
+    wall = Wall()
+    driver = NodeDriver(lambda: placed(CHAT), 1.0, [].append, stream_interval=interval)
+    driver._clock = NodeClock(1.0, wall)
+    ticket = driver.submit(Job("a", CHAT, 100, 21, stream=True))
+    taken = []
+
+    async def read():
+        while not (ticket.done and not ticket.fresh):
+            await ticket.news()
+            taken.append(ticket.take())
+
+    reading = asyncio.create_task(read())
+    while not reading.done():
+        await asyncio.sleep(0)
+        wall.now_s += 0.005
+        driver.state()
+    driver.stop()
+
+    assert taken == takes
+
+
+def placed(*models):
+    node = EmulatedNode(catalogue([CHAT, CODE]))
+    for model in models:
+        node.place(model)
+    return node
+
+
+def test_a_load_cannot_take_no_time():
+    with pytest.raises(ValueError, match="above 0"):
+        placed().slow_loads(CODE, 0.0)
