@@ -97,7 +97,7 @@ def test_facts_of_any_look_make_sense(seen, chosen):
     seconds = cost.latency_s(cost.terms(seen))
     assert 0 <= found.strain <= HOPELESS
     assert found.promised_s >= 2.0
-    assert not found.avoidable or seconds[chosen] > found.promised_s >= seconds.min()
+    assert not found.avoidable or seconds[chosen] > max(found.promised_s, seconds.min())
 
 
 # -- the judge
