@@ -1,7 +1,6 @@
 """Takes what happened from the serving thread in one append each; another thread makes records and brings them away."""
 
 import secrets
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from ccr.types import Outcome, Request
 from router.feedback.make import Ended, Maker, Refused, Seen
 from router.feedback.spool import Spool
 from router.recording.rows import Timed
+from router.repeating import Repeating
 from router.store.backoff import Backoff
 from router.store.store import Entry, Store, StoreError
 
@@ -104,8 +104,15 @@ class Feeder:
         self._recovered = len(spool) if spool is not None else 0
         self._dropped: Counter[str] = Counter()
         self._store_works = self._spool_works = True
-        self._finish = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
+        self._repeating = Repeating(
+            "feeder",
+            (self.turn,),
+            PERIOD_S,
+            _log,
+            "feedback.turn_failed",
+            last=self._finish,
+            patience_s=2.0 * LAST_S,
+        )
 
     # For the serving thread
 
@@ -131,13 +138,11 @@ class Feeder:
 
     def start(self) -> None:
         """Begin to bring records away."""
-        self._thread.start()
+        self._repeating.start()
 
     def stop(self) -> None:
         """Bring away what waits, and end."""
-        self._finish.set()
-        if self._thread.is_alive():
-            self._thread.join(2.0 * LAST_S)
+        self._repeating.stop()
 
     def counts(self) -> Counts:
         """What became of the records so far; exact while nothing is under way."""
@@ -154,17 +159,9 @@ class Feeder:
 
     # The feeding thread
 
-    def _run(self) -> None:
-        while not self._finish.wait(PERIOD_S):
-            self._guarded_turn()
-        self._guarded_turn()
+    def _finish(self) -> None:
+        self._repeating.guarded(self.turn)
         self._end()
-
-    def _guarded_turn(self) -> None:
-        try:
-            self.turn()
-        except Exception as error:  # a fault of ours must not end the feedback for good
-            _log.error("feedback.turn_failed", error=repr(error))
 
     def turn(self) -> None:
         """Bring away what waits, oldest first, as far as there is somewhere to bring it."""

@@ -1,6 +1,5 @@
 """Takes the calibration that a learner put into the store: looked for now and then, signed and in range, or not at all."""
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from typing import Final
 
 from ccr import log
 from ccr.calibration import Calibration, CalibrationError, opened
+from router.repeating import Repeating
 from router.store.backoff import Backoff
 from router.store.store import Store, StoreError
 
@@ -45,22 +45,18 @@ class Calibrated:
         self._store = store
         self._key = key
         self._take = take
-        self._interval_s = interval_s
         self._wall = wall
         self._backoff = backoff or Backoff()
         self._told = b""
-        self._finish = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="calibrated", daemon=True)
+        self._repeating = Repeating("calibrated", (self._turn,), interval_s, _log, "calibration.turn_failed")
 
     def start(self) -> None:
         """Begin to look."""
-        self._thread.start()
+        self._repeating.start()
 
     def stop(self) -> None:
         """Look no more."""
-        self._finish.set()
-        if self._thread.is_alive():
-            self._thread.join(1.0)
+        self._repeating.stop()
 
     def look(self) -> None:
         """Take what is there, if it is new and good."""
@@ -89,10 +85,6 @@ class Calibrated:
         if at_s <= self.at_s or self._wall() - at_s > LATEST_S:
             raise CalibrationError("old", "there was a newer one, or its learner has been gone for long")
 
-    def _run(self) -> None:
-        while not self._finish.wait(self._interval_s):
-            if self._backoff.is_due(time.monotonic()):
-                try:
-                    self.look()
-                except Exception as error:  # a fault of ours must not end the looking for good
-                    _log.error("calibration.turn_failed", error=repr(error))
+    def _turn(self) -> None:
+        if self._backoff.is_due(time.monotonic()):
+            self.look()

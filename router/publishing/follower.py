@@ -1,6 +1,5 @@
 """Follows what is published: asks for the version every second, takes what is newer, signed and sane, keeps the rest out."""
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from router.publishing.memory import Memory
 from router.publishing.presence import LEARNER
 from router.publishing.publisher import NAME
 from router.publishing.trial import tried
+from router.repeating import Repeating
 from router.store.backoff import Backoff
 from router.store.store import Store, StoreError
 
@@ -101,36 +101,23 @@ class Follower:
         self._taken: Learned | None = None
         self._told = self._refused = b""
         self._due_s = 0.0
-        self._finish = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+        steps = (self.turn,) if desk is None else (self.turn, desk.turn)
+        self._repeating = Repeating(
+            "follower", steps, _POLL_S, _log, "publication.turn_failed", first=self.recall
+        )
 
     def start(self) -> None:
         """Begin to look."""
-        self._thread.start()
+        self._repeating.start()
 
     def stop(self) -> None:
         """Look no more."""
-        self._finish.set()
-        if self._thread.is_alive():
-            self._thread.join(1.0)
+        self._repeating.stop()
 
     def age_s(self) -> float:
         """Since there was last word of a publisher; 0 before there were weights."""
         heard_s = self.state.heard_s
         return 0.0 if heard_s is None else self._clock() - heard_s
-
-    def _run(self) -> None:
-        self._guarded(self.recall)
-        while not self._finish.wait(_POLL_S):
-            self._guarded(self.turn)
-            if self._desk is not None:
-                self._guarded(self._desk.turn)
-
-    def _guarded(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except Exception as error:  # a fault of ours must not end the following for good
-            _log.error("publication.turn_failed", error=repr(error))
 
     def turn(self) -> None:
         """Look if it is time, or if there was a hint; let go of weights that are too old."""

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from ccr import cost, log
+from ccr import log
+from ccr.latency import expected_s
 from ccr.types import Outcome
 from router.call import Scope, header_map
 from router.dispatch import Attempt, Dispatch, Times
@@ -298,7 +299,7 @@ class Sidecar:
         """Tell now and then how long a decision should take; policies that do not look at expectations tell nothing."""
         look = attempt.decision.look
         if look is not None and self.hearing.wants:
-            self.hearing.expect(cost.latency_s(cost.terms(look)).item(attempt.decision.index))
+            self.hearing.expect(expected_s(look).item(attempt.decision.index))
         self.hearing.decided(attempt.request.id, attempt.since_s, self._open)
 
     def _seconds(self, milliseconds: float) -> float:

@@ -1,7 +1,6 @@
 """Tells the other routers what this one has in flight, a few times a second, and takes in what they tell."""
 
 import secrets
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from ccr import log
 from ccr.hashing import hash64
 from ccr.shared import Part
+from router.repeating import Repeating
 from router.sharing.told import Ids, PartError, Told, decode, encode, summed
 from router.store.backoff import Backoff
 from router.store.store import Store, StoreError
@@ -102,36 +102,22 @@ class Sharer:
         self._store = store
         self._ledger = ledger
         self._key = key
-        self._interval_s = interval_s
         self._expires_s = expires_s
         self._clock = clock
         self._backoff = backoff or Backoff()
         self._ids: dict[str, int] = {}
         self._complained: frozenset[str] = frozenset()
-        self._finish = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sharer", daemon=True)
+        self._repeating = Repeating(
+            "sharer", (self.turn,), interval_s, _log, "ledger.turn_failed", last=self._take_back
+        )
 
     def start(self) -> None:
         """Begin to tell."""
-        self._thread.start()
+        self._repeating.start()
 
     def stop(self) -> None:
         """Tell no more, and take back what was told."""
-        self._finish.set()
-        if self._thread.is_alive():
-            self._thread.join(1.0)
-
-    def _run(self) -> None:
-        while not self._finish.wait(self._interval_s):
-            self._guarded_turn()
-        if self._store.is_up:
-            self._take_back()
-
-    def _guarded_turn(self) -> None:
-        try:
-            self.turn()
-        except Exception as error:  # a fault of ours must not end the sharing for good
-            _log.error("ledger.turn_failed", error=repr(error))
+        self._repeating.stop()
 
     def turn(self) -> None:
         """Tell what this router has placed, and take in what the others told last."""
@@ -178,6 +164,8 @@ class Sharer:
         return np.array([ids[name] for name in names], dtype=np.uint64)
 
     def _take_back(self) -> None:
+        if not self._store.is_up:
+            return
         try:
             self._store.drop(FAMILY, self.process)
         except StoreError as error:

@@ -8,10 +8,8 @@ from ccr import log
 
 
 @pytest.fixture(autouse=True)
-def _as_before():
-    before = structlog.get_config()
+def _no_context_stays():
     yield
-    structlog.configure(**before)
     structlog.contextvars.clear_contextvars()
 
 
